@@ -1,0 +1,1 @@
+"""Evolve fast, verified kernels for any accelerator."""

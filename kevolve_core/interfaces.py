@@ -1,0 +1,304 @@
+"""The interfaces between the core and plugins: Protocols only.
+
+Parts of a `Backend` are created lazily and may import the vendor's libraries only then. A `Compiler` needs no
+device. A `Runner` lives in a worker process and supplies primitives; what judges (oracle, tolerance,
+statistics, rules) is the core's. See ``docs/architecture.md`` for the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from attrs import field, frozen
+
+from kevolve_core.ir import Program, Step
+from kevolve_core.kernelspec import Case, KernelSpec
+from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile, Target, freeze
+from kevolve_core.space import Point, Space
+
+__all__ = [
+    "API_VERSION", "Backend", "Baseline", "BackendRef", "CodeGenerator", "Compiler", "EvaluationRequest",
+    "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
+]  # fmt: skip
+
+#: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
+API_VERSION = (1, 0)
+
+
+@frozen
+class Manifest:
+    """What a backend plugin declares before anything of it runs.
+
+    Args:
+        name: the backend's name (``cpu``), unique among plugins.
+        api_version: (major, minor) of `API_VERSION` it was built for.
+        languages: candidate languages it compiles.
+        capabilities: from ``compile``, ``run``, ``time``, ``profile``, ``synth``, ``counters``; a device's
+            probe may only narrow them and calling an undeclared one raises `UndeclaredCapabilityError`.
+        evidence: the class of its times (``measured``, ``simulated``, …).
+        options_schema: JSON Schema of its options in ``plugins.toml``.
+        needs: what compile and run need beyond the sandbox, by phase (``{"run": {"network": true}}``).
+        worker_environment: environment variables its worker processes start with, the same for every side.
+        description: one line.
+    """
+
+    name: str
+    api_version: tuple[int, int]
+    languages: tuple[str, ...]
+    capabilities: frozenset[str]
+    evidence: str = "measured"
+    options_schema: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+    needs: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+    worker_environment: Mapping[str, str] = field(factory=dict, converter=freeze, hash=False)
+    description: str = ""
+
+
+@frozen
+class BackendRef:
+    """How a worker process finds a backend again: the plugin object ``module:attribute`` and the options
+    granted."""
+
+    plugin: str
+    backend: str
+    options: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+
+
+@frozen
+class Baseline:
+    """One baseline of a spec on a device.
+
+    ``factory`` is ``module:function``; in a worker it is called with the reference callable (module or
+    function, on the device, in the spec's mode) and must return a callable of the same signature. ``kind`` is
+    ``eager``, ``compiled``, ``vendor`` or ``kernel``; the ``eager`` one is the parity policy's yardstick.
+    """
+
+    name: str
+    kind: str
+    factory: str
+
+
+class Compiler(Protocol):
+    """Builds candidates. Thread-safe; several compiles may run at once."""
+
+    def compile(self, candidate: Candidate, spec: KernelSpec, case: Case, target: Target) -> Artifact:
+        """Build what ``candidate`` needs for ``case``, from the cache where its key is there.
+
+        Raises:
+            CompileError: the candidate's fault; has the log.
+            ToolchainMissingError: no compiler; names the package to install.
+            UnsupportedError: this target cannot build it.
+        """
+        ...
+
+
+class Runner(Protocol):
+    """Device primitives, in a worker. Buffers are opaque to the core; a torch device uses tensors."""
+
+    def open(self, workdir: Path) -> None:
+        """Acquire the device and warm the process (imports, pools). Called once, before candidate code."""
+        ...
+
+    def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
+        """Import the candidate's entry, with its native files bound to the artifact's; returns the entry
+        module.
+        Raises whatever the candidate's import raises."""
+        ...
+
+    def upload(self, tensor: Any) -> Any:
+        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address."""
+        ...
+
+    def download(self, buffer: Any) -> Any:
+        """A CPU tensor with the content of a device buffer (may share memory)."""
+        ...
+
+    def to_device(self, module: Any) -> Any:
+        """Move an ``nn.Module``'s state to the device."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when all work given to the device has ended."""
+        ...
+
+    def timestamp(self) -> Any:
+        """A mark on the device's clock, after the work given so far."""
+        ...
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        """Seconds between two marks; after `synchronize`."""
+        ...
+
+    def flush_cache(self) -> None:
+        """Evict caches by touching at least twice their size."""
+        ...
+
+    def poison(self, nbytes: int) -> None:
+        """Fill about ``nbytes`` of free memory with NaN so that stale results are not found there."""
+        ...
+
+    def foreign_activity(self) -> str:
+        """What runs beside the candidate that its language did not declare (threads, streams), or ""."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the loaded candidate and free its memory."""
+        ...
+
+
+@frozen
+class Work:
+    """Compulsory work of one case: what any correct kernel must move and compute."""
+
+    bytes: float
+    flops: float
+    library_flops: float = 0.0
+
+
+class Profiler(Protocol):
+    """Explains a candidate's time. ``seconds`` is its median time on ``case``; ``counters`` are what the
+    worker sampled around timed calls (hardware counters where readable)."""
+
+    def profile(
+        self,
+        spec: KernelSpec,
+        case: Case,
+        work: Work,
+        seconds: float,
+        artifact: Artifact,
+        counters: Mapping[str, float],
+    ) -> Profile: ...
+
+
+class Renderer(Protocol):
+    """Prints a lowered program in one language.
+
+    ``programs`` has one program a case of the spec, with the same steps' names where the reference's graph is
+    the same. ``choices`` maps a step's name to a point of its schedule space. The source it returns is
+    deterministic in its arguments.
+    """
+
+    language: str
+
+    def supports(self, step: Step) -> str:
+        """Empty when this renderer can print ``step``, else the reason it cannot."""
+        ...
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        """A candidate covering every case. Raises UnsupportedError for what it cannot print."""
+        ...
+
+
+class Backend(Protocol):
+    """A target. Everything but ``manifest`` is lazy; no method but `probe` and `runner` may need the
+    device."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def probe(self) -> Sequence[Device]:
+        """Devices on this machine; never raises; called in a subprocess with a time limit."""
+        ...
+
+    def renderers(self) -> Mapping[str, Renderer]: ...
+
+    def compiler(self, device: Device) -> Compiler: ...
+
+    def runner(self, device: Device) -> Runner: ...
+
+    def profiler(self, device: Device) -> Profiler | None: ...
+
+    def baselines(self, spec: KernelSpec, device: Device) -> Sequence[Baseline]: ...
+
+    def schedule_space(self, step: Step, device: Device, language: str) -> Space:
+        """Tunables of one step (a `LoopNest` or `LibraryCall`) in ``language``."""
+        ...
+
+    def standalone_loader(self, language: str) -> str:
+        """Python source that defines `load_native` for exported kernels of ``language``: it finds the text of
+        native files in the module's dict ``_SOURCES``, builds on first use and needs nothing of Kevolve."""
+        ...
+
+    def knowledge(self) -> Iterable[Path]:
+        """Folders of knowledge pages."""
+        ...
+
+
+@frozen
+class Proposal:
+    """What a generator is told.
+
+    Args:
+        spec: what to compute.
+        device: for what.
+        sequence: number of this proposal in the run; random choices come from ``(seed, sequence)`` alone.
+        seed: the run's seed.
+        operator: what the policy asks for: ``draft``, ``mutate`` or ``crossover``.
+        parents: candidates to start from, best first.
+        evaluations: parent id -> its evaluation.
+        attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.
+        knowledge: retrieved documents.
+    """
+
+    spec: KernelSpec
+    device: Device
+    sequence: int
+    seed: int
+    operator: str = "draft"
+    parents: tuple[Candidate, ...] = ()
+    evaluations: Mapping[str, Evaluation] = field(factory=dict, converter=freeze, hash=False)
+    attempt: int = 0
+    knowledge: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class CodeGenerator(Protocol):
+    """Proposes candidates. Deterministic in the proposal, unless it declares otherwise."""
+
+    name: str
+
+    async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
+        """Up to ``n`` candidates; an empty sequence when it has nothing more to propose."""
+        ...
+
+
+class SelectionPolicy(Protocol):
+    """Ask/tell search. State is a fold over `asked` and `tell` in sequence order, so a resumed run rebuilds
+    it from the store. Every call is O(log population) or better."""
+
+    name: str
+
+    def ask(self, sequence: int, seed: int) -> tuple[str, tuple[str, ...]]:
+        """(operator, parent candidate ids) for proposal ``sequence``; pure in the state and its arguments."""
+        ...
+
+    def asked(self, sequence: int, operator: str, parents: tuple[str, ...]) -> None:
+        """Proposal ``sequence`` was made so (virtual losses, visit counts)."""
+        ...
+
+    def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None: ...
+
+
+@frozen
+class EvaluationRequest:
+    """One evaluation: ``stages`` names those to run, in pipeline order."""
+
+    spec: KernelSpec
+    candidate: Candidate
+    stages: tuple[str, ...]
+    seed: int = 0
+
+
+class Executor(Protocol):
+    """Where evaluations run. Futures resolve to an `Evaluation` for every fault of the candidate; they raise
+    only for faults of the installation (no compiler, device lost, full disk)."""
+
+    def submit(self, request: EvaluationRequest) -> Future[Evaluation]: ...
+
+    def close(self) -> None:
+        """Stop workers; outstanding futures are cancelled."""
+        ...

@@ -1,0 +1,41 @@
+"""The typed loop IR: the contract between `synth` (which lowers to it) and renderers (which print it)."""
+
+from kevolve_core.ir.expr import (
+    OPS,
+    Const,
+    Expr,
+    Index,
+    Load,
+    Op,
+    Var,
+    axes_of,
+    children,
+    loads_of,
+    vars_of,
+    walk,
+)  # fmt: skip
+from kevolve_core.ir.program import (
+    COMBINERS,
+    Axis,
+    Buffer,
+    Contract,
+    Let,
+    LibraryCall,
+    LoopNest,
+    Operand,
+    OutputRef,
+    Program,
+    Reduce,
+    Scan,
+    Search,
+    Statement,
+    Step,
+    Store,
+    itemsize,
+)
+
+__all__ = [
+    "COMBINERS", "OPS", "Axis", "Buffer", "Const", "Contract", "Expr", "Index", "Let", "LibraryCall", "Load",
+    "LoopNest", "Op", "Operand", "OutputRef", "Program", "Reduce", "Scan", "Search", "Statement", "Step",
+    "Store", "Var", "axes_of", "children", "itemsize", "loads_of", "vars_of", "walk",
+]  # fmt: skip
