@@ -6,19 +6,14 @@ number is often not that of the hardware below. The flags here follow from the C
 
 from __future__ import annotations
 
+__all__ = [
+    "arch_of", "extensions_of", "flags_for", "host_arch", "host_extensions", "host_features", "vector_bytes",
+]  # fmt: skip
+
+# --- carried by exported kernels from here on ---
 import platform
 from functools import cache
 from pathlib import Path
-
-__all__ = [
-    "arch_of",
-    "extensions_of",
-    "flags_for",
-    "host_arch",
-    "host_extensions",
-    "host_features",
-    "vector_bytes",
-]
 
 #: Features of each level, by /proc/cpuinfo name (x86-64 psABI, table "Micro-Architecture Levels").
 _LEVELS: tuple[tuple[str, frozenset[str]], ...] = (

@@ -26,13 +26,17 @@ __all__ = ["MANIFEST", "CpuBackend", "kevolve_register"]
 
 hookimpl = pluggy.HookimplMarker("kevolve")
 
-#: Environment of every worker, candidate's and baselines' alike. Without it a large result is mapped afresh
-#: and faulted in page by page on each call, which times the kernel's page allocator (see README, Allocator).
+#: Environment of every worker, candidate's and baselines' alike; the README's section Allocator has the
+#: measurements. One heap that is never given back, in large pages: otherwise a large result is mapped afresh
+#: and faulted in page by page on each call, which times the kernel's page allocator. And short spinning:
+#: libgomp's workers otherwise burn a core for milliseconds after a region, in the other side's turn.
 _WORKER_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(64 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "GOMP_SPINCOUNT": "10000",
+    "OMP_DYNAMIC": "FALSE",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
@@ -64,12 +68,14 @@ class CpuBackend:
     @property
     def manifest(self) -> Manifest:
         """`MANIFEST` with the thread count of this backend's options in the workers' environment."""
-        threads = {"OMP_NUM_THREADS": str(self.settings.thread_count), "OMP_DYNAMIC": "FALSE"}
+        threads = {"OMP_NUM_THREADS": str(self.settings.thread_count)}
         return attrs.evolve(MANIFEST, worker_environment={**MANIFEST.worker_environment, **threads})
 
     def probe(self) -> Sequence[Device]:
-        """This host, once. Without a compiler it can still run what was built before, and says so."""
+        """This host, once. Without a compiler it can still run what was built before, and says so. Measured
+        rates are among the facts where `measured` ran on this host before."""
         from kevolve_cpu.facts import host_facts, product_name
+        from kevolve_cpu.peaks import cached_peaks
         from kevolve_cpu.toolchain import find_toolchain
 
         facts = host_facts() | {"threads": self.settings.thread_count}
@@ -80,17 +86,24 @@ class CpuBackend:
             facts["compiler_missing"] = str(error)
             capabilities -= {"compile", "synth"}
         target = Target("cpu", facts["arch"], {"extensions": facts["extensions"]})
-        return (
-            Device(
-                id="cpu:0",
-                backend="cpu",
-                name=product_name(),
-                target=target,
-                capabilities=frozenset(capabilities),
-                shares_host=True,
-                facts=facts,
-            ),
+        device = Device(
+            id="cpu:0",
+            backend="cpu",
+            name=product_name(),
+            target=target,
+            capabilities=frozenset(capabilities),
+            shares_host=True,
+            facts=facts,
         )
+        peaks = cached_peaks(device, self.settings)
+        return (device if peaks is None else peaks.on(device),)
+
+    def measured(self, device: Device) -> Device:
+        """``device`` with its measured rates among the facts: cached, or measured now, which takes about two
+        seconds of every core and should be done while nothing is timed. Raises `ToolchainMissingError`."""
+        from kevolve_cpu.peaks import measure_peaks
+
+        return measure_peaks(device, self.settings).on(device)
 
     def renderers(self) -> Mapping[str, Renderer]:
         from kevolve_cpu.render import CppRenderer

@@ -8,6 +8,7 @@ import importlib.util
 import random
 import sys
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from time import perf_counter_ns
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from kevolve_core.errors import KevolveError
 from kevolve_core.model import Artifact
 from kevolve_core.native import binding
+from kevolve_cpu.counters import software_counters
 from kevolve_cpu.native import LibraryLoader
 from kevolve_cpu.threads import ThreadWatch
 
@@ -25,6 +27,7 @@ __all__ = ["CpuRunner"]
 _ALIGNMENT = 64  # torch's own CPU allocator aligns to this (c10/core/alignment.h, gAlignment)
 _PAGE = 4096
 _REMEMBERED = 4096  # addresses kept to not give one out again soon; `estimated`
+_SLACK = 1 << 16
 _NAN_BYTE = 0xFF  # all bits set is a NaN in every float format, and -1 or true elsewhere
 #: Bytes of the blocks poisoned beside the large one: malloc serves small results from lists by size.
 _SMALL_BLOCKS = tuple(1 << e for e in range(6, 21))
@@ -120,11 +123,20 @@ class CpuRunner:
             self._flush.sum()
 
     def poison(self, nbytes: int) -> None:
-        """Fill a free block of ``nbytes``, and some of every small size, with NaN and free them again."""
-        blocks = [torch.empty(max(nbytes, 1), dtype=torch.uint8)]
+        """Fill a free block of ``nbytes``, and some of every small size, with NaN and free them again.
+
+        It also leaves the pages of the next result mapped, the same for every side: call it before each call.
+        """
+        # An aligned allocation asks malloc for more than its size; without this slack the block freed here
+        # would be just too small to be used again (glibc's memalign), and poison would hit nothing.
+        blocks = [torch.empty(nbytes + _SLACK, dtype=torch.uint8)]
         blocks += [torch.empty(size, dtype=torch.uint8) for size in _SMALL_BLOCKS for _ in range(4)]
         for block in blocks:
             block.fill_(_NAN_BYTE)
+
+    def counters(self) -> Mapping[str, float]:
+        """Software counters of this process so far; see `kevolve_cpu.counters.software_counters`."""
+        return software_counters()
 
     def foreign_activity(self) -> str:
         """See `ThreadWatch.check`."""
