@@ -35,10 +35,10 @@ __all__ = ["ContenderRole"]
 
 #: ATen operators that compute and move nothing: what a candidate may call without it being reported.
 _SILENT = frozenset(
-    {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "as_strided", "view", "reshape",
-     "permute", "transpose", "t", "expand", "slice", "select", "detach", "alias", "squeeze", "unsqueeze", "split",
-     "unbind", "view_as", "_unsafe_view", "_reshape_alias", "resize_", "lift_fresh", "is_same_size", "unfold",
-     "split_with_sizes", "chunk", "narrow", "movedim", "expand_as", "_local_scalar_dense", "is_contiguous"}
+    {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "as_strided", "view",
+     "reshape", "permute", "transpose", "t", "expand", "slice", "select", "detach", "alias", "squeeze",
+     "unsqueeze", "split", "unbind", "view_as", "_unsafe_view", "_reshape_alias", "resize_", "lift_fresh",
+     "is_same_size", "unfold", "split_with_sizes", "chunk", "narrow", "movedim", "expand_as", "_local_scalar_dense", "is_contiguous"}
 )  # fmt: skip
 
 

@@ -70,7 +70,8 @@ NATIVE_PATTERNS: tuple[tuple[str, str], ...] = (
     (r"/proc/|/dev/|/sys/", "names a system file"),
     (r"__attribute__\s*\(\s*\(\s*(constructor|destructor)|\b_init\s*\(|__cxa_atexit|\batexit\s*\(",
      "runs code when the library is loaded or unloaded"),
-    (r"#\s*include\s*\"(?!\w[\w./-]*\")|#\s*include\s*[<\"][^>\"]*\.\.", "includes a file outside the candidate"),
+    (r"#\s*include\s*\"(?!\w[\w./-]*\")|#\s*include\s*[<\"][^>\"]*\.\.",
+     "includes a file outside the candidate"),
     (r"\bomp\s+[^\n]*\btask\b[^\n]*\bdetach\b", "detaches a task beyond the call"),
 )  # fmt: skip
 
@@ -199,11 +200,7 @@ def _name_reason(name: str) -> Iterator[str]:
 def _class_reasons(node: ast.ClassDef) -> Iterator[str]:
     for base in node.bases:
         dotted = _dotted(base)
-        if (
-            dotted.split(".")[-1] == "Tensor"
-            or dotted.endswith("TorchFunctionMode")
-            or dotted.endswith("DispatchMode")
-        ):
+        if dotted.split(".")[-1] == "Tensor" or dotted.endswith(("TorchFunctionMode", "DispatchMode")):
             yield "defines a tensor subclass or a dispatch mode"
         elif dotted == "Model":
             yield "inherits from the reference"

@@ -22,8 +22,8 @@ from kevolve_core.spec.runtime import LoadedReference
 
 __all__ = ["compulsory_work"]
 
-_FREE = ("view", "reshape", "permute", "transpose", "expand", "slice", "select", "detach", "alias", "squeeze", "t",
-         "unsqueeze", "clone", "empty", "copy", "split", "unbind", "as_strided")  # fmt: skip
+_FREE = ("view", "reshape", "permute", "transpose", "expand", "slice", "select", "detach", "alias", "squeeze",
+         "t", "unsqueeze", "clone", "empty", "copy", "split", "unbind", "as_strided")  # fmt: skip
 
 
 class _ElementCounter(TorchDispatchMode):  # type: ignore[misc]
