@@ -2,7 +2,7 @@
 
 from kevolve_core.registry.compat import require
 from kevolve_core.registry.contributions import KINDS, BackendFactory
-from kevolve_core.registry.discover import discover
+from kevolve_core.registry.discovery import discover
 from kevolve_core.registry.hookspecs import ENTRY_POINT_GROUP, hookimpl
 from kevolve_core.registry.loading import load_backend
 from kevolve_core.registry.registry import Registry

@@ -57,7 +57,7 @@ def hook_names(plugin: object, name: str) -> tuple[str, ...]:
 
 
 def register_into(plugin: object, name: str, registry: Registry) -> None:
-    """Call ``kevolve_register`` of ``plugin`` alone. Raises PluginError for unknown hooks or none, and whatever
+    """Call ``kevolve_register`` of ``plugin`` alone. Raises PluginError for unknown hooks or none, else what
     the hook raises."""
     _checked(plugin, name).hook.kevolve_register(registry=registry)
 

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,9 +61,19 @@ class ProbeReport:
 
 
 def probe(
-    source: PluginSource, name: str, options: Mapping[str, Any], options_where: str, seconds: float
+    source: PluginSource,
+    name: str,
+    options: Mapping[str, Any],
+    options_where: str,
+    seconds: float,
+    cancelled: threading.Event,
 ) -> ProbeReport:
-    """Import, register and probe a plugin in a subprocess. Never raises for what the plugin does."""
+    """Import, register and probe a plugin in a subprocess. Never raises for what the plugin does.
+
+    Raises:
+        PluginError: there is no interpreter to start, or ``cancelled`` was set meanwhile.
+        OSError: no process or temporary file can be made.
+    """
     request = {
         "sys_path": sys.path,
         "source": str(source),
@@ -72,7 +84,7 @@ def probe(
     report = ProbeReport()
     failed: dict[str, Fault] = {}
     while True:  # once more for every backend whose probe took the process down
-        seen, fatal, backend = _run({**request, "skip": sorted(failed)}, seconds)
+        seen, fatal, backend = _run({**request, "skip": sorted(failed)}, seconds, cancelled)
         if fatal is None or not backend:
             report = evolve(seen, fault=seen.fault or fatal)
             break
@@ -84,7 +96,9 @@ def probe(
     return evolve(report, backends=backends)
 
 
-def _run(request: Mapping[str, Any], seconds: float) -> tuple[ProbeReport, Fault | None, str]:
+def _run(
+    request: Mapping[str, Any], seconds: float, cancelled: threading.Event
+) -> tuple[ProbeReport, Fault | None, str]:
     """(what was seen, how the process died, the backend it was busy with)."""
     if not sys.executable:
         raise PluginError(
@@ -106,14 +120,24 @@ def _run(request: Mapping[str, Any], seconds: float) -> tuple[ProbeReport, Fault
                 start_new_session=True,
             )
             try:
-                code: int | None = child.wait(seconds)
-            except subprocess.TimeoutExpired:
-                code = None
+                code = _wait(child, seconds, cancelled)
             finally:
                 if child.returncode is None:
                     os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
         return _read(answered.read_text(), code, printed.read_text(errors="replace"), seconds)
+
+
+def _wait(child: subprocess.Popen[bytes], seconds: float, cancelled: threading.Event) -> int | None:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if cancelled.is_set():
+            raise PluginError("the probe was cancelled")
+        try:
+            return child.wait(min(left, 0.2))
+        except subprocess.TimeoutExpired:
+            continue
+    return None
 
 
 def _read(text: str, code: int | None, printed: str, seconds: float) -> tuple[ProbeReport, Fault | None, str]:

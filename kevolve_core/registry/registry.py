@@ -101,11 +101,11 @@ class Registry:
             self._own.add(kind, name, value)
 
     def _refuse_taken(self, kind: str, name: str) -> None:
-        claims = self._roster.claims()[kind]
-        if name in claims:
-            owner = claims[name]
-            holder = f"plugin '{owner.name}'" if owner else "the program itself"
-            raise PluginError(f"{kind} '{name}' is already provided by {holder}", mend="use another name")
+        owner = self._roster.claims()[kind].get(name)
+        if owner is not None:
+            raise PluginError(
+                f"{kind} '{name}' is already provided by plugin '{owner.name}'", mend="use another name"
+            )
 
     def register(self, plugin: object, *, name: str, options: Mapping[str, Any] | None = None) -> None:
         """Register a plugin module or object that the caller has imported himself.
@@ -140,6 +140,8 @@ class Registry:
             for kind, names in added.provides().items():
                 for each in names:
                     self._refuse_taken(kind, each)
+                    if each in self._own.items[kind]:
+                        raise PluginError(f"{kind} '{each}' is already provided by the program itself")
             self._hooks.use(plugin, name)
             self._roster.plugins[name] = Plugin(
                 name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,6 +38,7 @@ class Roster:
         self._own = own
         self._cache = cache
         self._seconds = seconds
+        self._cancelled = threading.Event()
 
     def ordered(self) -> list[Plugin]:
         """Who comes first keeps a name: the embedder's, then by priority, then by name."""
@@ -63,8 +65,14 @@ class Roster:
         if len(waiting) == 1:
             self.probe(waiting[0], refresh=refresh)
         elif waiting:
+            self._cancelled = threading.Event()
             with ThreadPoolExecutor(min(_PROBES, len(waiting)), "kevolve-probe") as pool:
-                list(pool.map(lambda plugin: self.probe(plugin, refresh=refresh), waiting))
+                try:
+                    list(pool.map(lambda plugin: self.probe(plugin, refresh=refresh), waiting))
+                except BaseException:  # Ctrl-C must not wait for a probe that hangs
+                    self._cancelled.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
         self._settle_clashes()
         self.resolved = True
 
@@ -83,7 +91,12 @@ class Roster:
                 return
         try:
             plugin.report = probe(
-                plugin.source, plugin.name, plugin.options, plugin.options_where, self._seconds
+                plugin.source,
+                plugin.name,
+                plugin.options,
+                plugin.options_where,
+                self._seconds,
+                self._cancelled,
             )
         except (OSError, PluginError) as error:  # no process, no temporary folder: says nothing of the plugin
             plugin.report = ProbeReport(fault=exception_fault(error, "starting its probe"))

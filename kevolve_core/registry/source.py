@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import sysconfig
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -149,10 +148,9 @@ def _module_source(module: ModuleType, attribute: str) -> PluginSource | None:
         return PluginSource(file=str(file), attribute=attribute)
     depth = name.count(".") + (1 if file.name == "__init__.py" else 0)
     root = file.parents[depth]
-    if (
-        not (root / name.partition(".")[0]).with_suffix(".py").is_file()
-        and not (root / name.partition(".")[0]).is_dir()
-    ):
+    top = root / name.partition(".")[0]
+    if not (top.is_dir() or top.with_suffix(".py").is_file()):
         return None
-    installed = {Path(sysconfig.get_path(key)) for key in ("purelib", "platlib", "stdlib")}
-    return PluginSource(module=name, attribute=attribute, folder="" if root in installed else str(root))
+    # Not by sysconfig: it would read a file, and a program that embeds us is promised that none is read.
+    installed = root.name in ("site-packages", "dist-packages") or root == Path(os.__file__).parent
+    return PluginSource(module=name, attribute=attribute, folder="" if installed else str(root))

@@ -162,7 +162,7 @@ def _sorted(spec: InputSpec, unique: bool, dtype: torch.dtype, rng: torch.Genera
     bottom, high = float(d.low or 0.0), 1.0 if d.high is None else float(d.high)
     u = torch.empty(shape, dtype=torch.float64).uniform_(generator=rng)
     u.numpy().sort(axis=-1)
-    x = u.mul(high - bottom).add_(bottom).to(dtype).clamp_(bottom, _bebottom(high, dtype))
+    x = u.mul(high - bottom).add_(bottom).to(dtype).clamp_(bottom, _below(high, dtype))
     if unique and n > 1 and not bool((x.diff(dim=-1) > 0).all()):
         strata = (torch.arange(n, dtype=torch.float64) + 0.5) / n
         x = strata.mul_(high - bottom).add_(bottom).to(dtype).expand(shape).contiguous()

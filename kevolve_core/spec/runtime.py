@@ -7,26 +7,32 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import pickle
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy
 import torch
 from attrs import field, frozen
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 from kevolve_core.errors import SpecError
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec
 from kevolve_core.spec.double import double_module, in_double
-from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, takes_special, transform
-from kevolve_core.spec.importing import import_reference, user_code
+from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, takes_special
+from kevolve_core.spec.given import drawn_by_file
+from kevolve_core.spec.importing import filename_of, import_reference, user_code
 from kevolve_core.spec.randomness import recording, replaying
+from kevolve_core.spec.seeding import generator_states, seeded
 
-__all__ = ["LoadedReference", "draw_inputs", "in_float64", "layouts", "load_reference", "variants"]
+__all__ = [
+    "LoadedReference",
+    "draw_inputs",
+    "in_float64",
+    "layouts",
+    "load_reference",
+    "validate_runs",
+    "variants",
+]
 
 
 @frozen(eq=False)
@@ -58,21 +64,6 @@ class LoadedReference:
     plain: Callable[..., Any] | None = field(default=None, repr=False)
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Every common source of random numbers set from ``seed``, and put back afterwards."""
-    saved_python, saved_numpy = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        numpy.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(saved_python)
-            numpy.random.set_state(saved_numpy)
-
-
 def load_reference(spec: KernelSpec, case: Case, seed: int) -> LoadedReference:
     """The reference of ``spec``, constructed for ``case`` with weights from ``torch.manual_seed(seed)``.
 
@@ -81,7 +72,7 @@ def load_reference(spec: KernelSpec, case: Case, seed: int) -> LoadedReference:
             names the line of the user's file.
     """
     ref = spec.reference
-    with _seeded(seed):
+    with seeded(seed):
         namespace = import_reference(spec)
         args, kwargs = _constructor_arguments(spec, case, namespace)
         target = namespace[ref.symbol]
@@ -136,7 +127,7 @@ def draw_inputs(
     if variant not in VARIANTS:
         raise SpecError("there is no such variant of test data", got=variant, mend=", ".join(VARIANTS))
     given = (
-        _drawn_by_file(spec, case, seed, variant)
+        drawn_by_file(spec, case, seed, variant)
         if spec.reference.inputs_from and not case.inputs
         else _drawn(case, seed, variant, layout)
     )
@@ -159,53 +150,6 @@ def _drawn(case: Case, seed: int, variant: str, layout: str) -> tuple[Any, ...]:
         s.value if s.shape is None else laid_out(draw(s), layout if layout in s.layouts else s.layouts[0])
         for s in case.inputs
     )
-
-
-def _drawn_by_file(spec: KernelSpec, case: Case, seed: int, variant: str) -> tuple[Any, ...]:
-    """What the file's ``get_inputs()`` returns under ``seed``, its float tensors turned into ``variant``."""
-    ref = spec.reference
-    with _seeded(seed):
-        namespace = import_reference(spec)
-        torch.manual_seed(seed)
-        with user_code(spec, f"{ref.inputs_from}() fails"):
-            given = namespace[ref.inputs_from]()
-    if not isinstance(given, (list, tuple)):
-        raise SpecError(
-            f"{ref.inputs_from}() must return a list of inputs",
-            got=type(given).__name__,
-            where=ref.path or spec.name,
-        )
-    inputs = [v.detach() if isinstance(v, torch.Tensor) else v for v in given]
-    if variant == "base":
-        return tuple(inputs)
-    return tuple(
-        transform(v.clone(), variant, generator(seed, case.name, i, variant), True, v.dtype)
-        if isinstance(v, torch.Tensor) and _is_free(v)
-        else v
-        for i, v in enumerate(inputs)
-    )
-
-
-def _is_free(x: torch.Tensor) -> bool:
-    """Whether a tensor drawn by the user's code looks like unconstrained floats.
-
-    Whole numbers (labels, counts, masks), rows that sum to one (probabilities), triangular, diagonal and
-    symmetric matrices are taken as promises and left alone.
-    """
-    if not x.dtype.is_floating_point or not x.numel():
-        return False
-    sample = x.reshape(-1)[:4096].double()
-    if bool((sample == sample.round()).all()):
-        return False
-    if x.dim() >= 1 and x.shape[-1] > 1:
-        sums = x.reshape(-1, x.shape[-1])[:64].double().sum(-1)
-        if bool(((sums - 1).abs() < 1e-2).all()):
-            return False
-    if x.dim() == 2 and x.shape[0] == x.shape[1] and x.shape[0] > 1:
-        corner = x[:256, :256]
-        if torch.equal(corner, corner.T) or not corner.triu(1).any() or not corner.tril(-1).any():
-            return False
-    return True
 
 
 def layouts(spec: KernelSpec, case: Case) -> tuple[str, ...]:
@@ -262,7 +206,7 @@ def smallest_case(spec: KernelSpec) -> Case:
 
 
 def _has_nan(out: Any) -> bool:
-    leaves = torch.utils._pytree.tree_leaves(out)
+    leaves = tree_leaves(out)
     return any(
         isinstance(v, torch.Tensor) and v.dtype.is_floating_point and bool(v.isnan().any()) for v in leaves
     )
@@ -281,13 +225,13 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
     finally:
         del _random_cache[key]
     found: list[InputSpec] = []
-    with _seeded(0):
-        before = _other_generators()
+    with seeded(0):
+        before = generator_states()
         with user_code(spec, f"the reference fails on case '{case.name}'"):
             target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
             with recording(generator(0, case.name, "trial"), found):
                 target(*inputs)
-        if (after := _other_generators()) != before:
+        if (after := generator_states()) != before:
             culprit = next(name for name in before if before[name] != after[name])
             raise SpecError(
                 f"the reference draws from {culprit} while it runs, which cannot be made an input",
@@ -296,19 +240,6 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
             )
     _random_cache[key] = tuple(found)
     return _random_cache[key]
-
-
-def _other_generators() -> dict[str, str]:
-    """Digests of the generators that the tape does not see."""
-
-    def digest(value: bytes) -> str:
-        return hashlib.sha256(value).hexdigest()
-
-    return {
-        "Python's random": digest(repr(random.getstate()).encode()),
-        "numpy.random": digest(pickle.dumps(numpy.random.get_state())),
-        "torch": digest(torch.random.get_rng_state().numpy().tobytes()),
-    }
 
 
 def _with_random_inputs(
@@ -365,3 +296,48 @@ def in_float64(reference: LoadedReference) -> LoadedReference:
         reference.seed,
         plain,
     )
+
+
+def validate_runs(spec: KernelSpec) -> None:
+    """Run the reference on the smallest tune case.
+
+    Raises:
+        SpecError: it fails on the declared inputs, gives no tensor, or gives different results for the same
+            inputs (hidden randomness, or state kept from call to call).
+    """
+    case = smallest_case(spec)
+    reference = load_reference(spec, case, 0)
+    first, second = (_run(spec, case, reference) for _ in range(2))
+    tensors = [v for v in first if isinstance(v, torch.Tensor)]
+    if not tensors:
+        raise SpecError(
+            "the reference returns no tensor",
+            got=", ".join(type(v).__name__ for v in first) or "nothing",
+            where=filename_of(spec),
+        )
+    same = len(first) == len(second) and all(_agree(a, b) for a, b in zip(first, second, strict=True))
+    if not same:
+        raise SpecError(
+            "two runs of the reference on the same inputs differ",
+            where=f"{filename_of(spec)}, case '{case.name}'",
+            mend="draw random numbers with torch.rand and its kin, and keep no state from call to call",
+        )
+
+
+def _run(spec: KernelSpec, case: Case, reference: LoadedReference) -> list[Any]:
+    inputs = draw_inputs(spec, case, 0)
+    shapes = ", ".join(str(tuple(v.shape)) if isinstance(v, torch.Tensor) else repr(v) for v in inputs)
+    with user_code(spec, f"the reference fails on case '{case.name}' with inputs {shapes}"):
+        return tree_leaves(reference.call(*inputs))  # type: ignore[no-any-return]
+
+
+def _agree(a: Any, b: Any) -> bool:
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return bool(a == b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.dtype.is_floating_point:
+        return bool(torch.equal(a, b))
+    # Parallel sums may round differently from run to run.
+    slack = torch.finfo(a.dtype).eps ** 0.5
+    return bool(torch.allclose(a.detach(), b.detach(), rtol=slack, atol=slack, equal_nan=True))

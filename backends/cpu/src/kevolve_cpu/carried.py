@@ -15,7 +15,13 @@ import types  # noqa: E402
 import typing  # noqa: E402
 
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
-_CODES = dict(p=ctypes.c_void_p, l=ctypes.c_int64, i=ctypes.c_int32, d=ctypes.c_double, f=ctypes.c_float)  # noqa: C408
+_CODES = {
+    "p": ctypes.c_void_p,
+    "l": ctypes.c_int64,
+    "i": ctypes.c_int32,
+    "d": ctypes.c_double,
+    "f": ctypes.c_float,
+}
 
 
 def _compiler() -> str:

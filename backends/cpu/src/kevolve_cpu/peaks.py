@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 from attrs import frozen
@@ -124,12 +125,12 @@ def measure_peaks(device: Device, settings: Settings, *, refresh: bool = False) 
 
 
 def _better(one: Peaks, other: Peaks) -> Peaks:
-    def pick(name: str) -> float:
-        choose = min if name.endswith("_seconds") else max
-        return float(choose(getattr(one, name), getattr(other, name)))
-
-    rates = [f.name for f in attrs.fields(Peaks) if f.name.endswith(("_per_s", "_seconds"))]
-    return attrs.evolve(other, **{name: pick(name) for name in rates})
+    best: dict[str, Any] = attrs.asdict(other)
+    for name in best:
+        if name.endswith(("_per_s", "_seconds")):
+            choose = min if name.endswith("_seconds") else max
+            best[name] = choose(getattr(one, name), getattr(other, name))
+    return Peaks(**best)
 
 
 def _run(library: str, array_bytes: int, threads: int) -> tuple[float, float, float, float, float, float]:

@@ -152,7 +152,10 @@ class CpuRunner:
         while self._folder in sys.path:
             sys.path.remove(self._folder)
         gc.collect()
-        self._loader.close()
+        # A thread of the candidate's may still be in its code: then the library stays mapped, or the worker
+        # would crash in the next candidate's name.
+        if not self._watch.check() and not self._watch.found:
+            self._loader.close()
         self._loader = None
 
     def _allocate(self, nbytes: int, dtype: torch.dtype) -> torch.Tensor:

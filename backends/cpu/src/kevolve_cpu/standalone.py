@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 __all__ = ["loader_source"]
@@ -17,4 +18,5 @@ def loader_source() -> str:
     and needs the standard library only. Import torch first: its OpenMP runtime is then used.
     """
     folder = Path(__file__).parent
-    return "".join((folder / name).read_text().partition(_MARK)[2] for name in ("isa.py", "carried.py"))
+    text = "".join((folder / name).read_text().partition(_MARK)[2] for name in ("isa.py", "carried.py"))
+    return re.sub(r"  # noqa.*", "", text)

@@ -32,16 +32,23 @@ class ThreadWatch:
     elsewhere, runs, or has gone by the time it is looked at again.
     """
 
+    found: str = field(default="", init=False)
     _known: set[int] = field(factory=set, init=False)
     _runtime: list[tuple[int, int]] = field(factory=list, init=False)
 
     def arm(self) -> None:
+        self.found = ""
         self._known = set(thread_ids())
         self._runtime = _openmp_ranges()
 
     def check(self) -> str:
         """What runs that is not OpenMP's, in words, or an empty string. Quick when no thread is new; waits
-        for OpenMP's workers to fall asleep otherwise."""
+        for OpenMP's workers to fall asleep otherwise. ``found`` keeps the first finding since `arm`."""
+        now = self._look()
+        self.found = self.found or now
+        return now
+
+    def _look(self) -> str:
         fresh = thread_ids() - self._known
         if not fresh:
             return ""

@@ -119,7 +119,7 @@ def _identify(path: str) -> Toolchain:
         raise ToolchainMissingError(
             "the C++ compiler cannot be run", got=str(error), where=path, mend=install_hint()
         ) from error
-    if not banner or defines.returncode != 0:
+    if not banner or defines.returncode != 0 or "__GNUC__" not in defines.stdout:
         raise ToolchainMissingError(
             "this program does not behave like g++ or clang++",
             got=(defines.stderr or banner or f"exit {done.returncode}").strip()[:200],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import metadata
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from attrs import frozen
@@ -187,7 +187,7 @@ def _installed() -> dict[str, list[_Installed]]:
     """Entry points by name; distributions of one name in the order of their names."""
     found: dict[str, list[_Installed]] = {}
     seen: set[str] = set()
-    for distribution in metadata.distributions():
+    for distribution in distributions():
         # One distribution with damaged metadata must not hide the others: entry_points() would raise.
         if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
             continue
@@ -202,7 +202,7 @@ def _installed() -> dict[str, list[_Installed]]:
     return dict(sorted(found.items()))
 
 
-def _offers(distribution: metadata.Distribution, name: str) -> list[_Installed]:
+def _offers(distribution: Distribution, name: str) -> list[_Installed]:
     try:
         return [
             _Installed(
