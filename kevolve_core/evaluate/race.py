@@ -82,8 +82,8 @@ def register_baseline(session: Session, eager: Contender, inputs: Any) -> None:
 
 @frozen
 class Rounds:
-    """How often: ``count`` rounds after one that is not counted, of which ``checks`` at random (and the first)
-    have their outputs judged; no further round starts after ``seconds``, but at least three are taken."""
+    """How often: ``count`` rounds after one that is not counted, of which ``checks`` at random (and the
+    first) have their outputs judged; no further round starts after ``seconds``, but at least three are taken."""
 
     count: int
     checks: int
@@ -150,7 +150,7 @@ def measure(
 
 
 def inspect_process(value: Mapping[str, Any], label: Mapping[str, Any]) -> None:
-    """Raise `RejectedError` for what a checked run saw in its process: patched functions, foreign activity."""
+    """Raise `RejectedError` for what a checked run saw in its process: patches, foreign activity."""
     if value.get("patched"):
         raise RejectedError("rule_violation", f"patches {value['patched']}", label)
     if value.get("foreign"):

@@ -1,8 +1,8 @@
 """The evaluation pipeline as data: an ordered table of stages, cheapest first, each recorded.
 
 A stage is a function of a `Trial` (one candidate on its way through). It returns what it learned, or raises:
-`RejectedError` for what the candidate did; `CompileError`, `UnsupportedError` and `WorkerError` for what became
-of it.
+`RejectedError` for what the candidate did; `CompileError`, `UnsupportedError` and `WorkerError` for what
+became of it.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def scale_of(reference: torch.Tensor) -> float:
     flat = reference.reshape(-1)
     if flat.numel() == 0:
         return 0.0
-    rms = float(torch.linalg.vector_norm(flat)) / flat.numel() ** 0.5
+    rms: float = float(torch.linalg.vector_norm(flat)) / flat.numel() ** 0.5
     if not math.isfinite(rms):
         flat = flat[torch.isfinite(flat)]
         if flat.numel() == 0:
