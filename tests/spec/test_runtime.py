@@ -241,6 +241,31 @@ def test_randomness_that_cannot_be_an_input_is_refused(body: str, words: str) ->
     assert "line 4" in str(caught.value) or "draws from" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "body", ["x if torch.rand(1).item() > 0.5 else -x", "x[x > 0].tolist()[0] * torch.rand(3)"]
+)
+def test_random_draws_that_steer_python_are_refused(body: str) -> None:
+    spec = spec_of(f"import torch\ndef f(x): return {body}", {"x": [4, 8]})
+    with pytest.raises(SpecError, match="random numbers") as caught:
+        load_reference(spec, spec.cases[0], 0)
+    assert "outside of the reference" in str(caught.value)
+
+
+def test_shapes_that_follow_from_values_are_refused_beside_random_draws() -> None:
+    python = (
+        "import torch\ndef f(x):\n    y = x[x > 0]\n    return torch.rand(3) + y.view(1, y.shape[0]).sum()"
+    )
+    spec = spec_of(python, {"x": [64, 8]})
+    with pytest.raises(SpecError, match="other operators for other inputs"):
+        load_reference(spec, spec.cases[0], 0)
+
+
+def test_exponential_draws_are_never_zero() -> None:
+    spec = spec_of("import torch\ndef f(x): return torch.zeros_like(x).exponential_()", {"x": [4]})
+    call = load_reference(spec, spec.cases[0], 0).call
+    assert float(call(torch.zeros(4), torch.zeros(4)).min()) > 0
+
+
 def test_hidden_randomness_shows_in_two_runs() -> None:
     spec = spec_of(
         "import numpy\nrng = numpy.random.default_rng()\ndef f(x): return x * float(rng.random())", {"x": [4]}
