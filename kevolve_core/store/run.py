@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -81,14 +82,8 @@ class RunStore:
                 "tokens": 0,
                 "money": 0.0,
             }
-            database = Database(file, create=True)
-            try:
-                with database.transaction() as connection:
-                    connection.execute(insert(schema.run).values(values))
-            except BaseException:
-                database.close()
-                raise
-            return cls(path, database, FsspecBlobs(str(path / _BLOBS)), lock)
+            _create_database(file, values)
+            return cls(path, Database(file), FsspecBlobs(str(path / _BLOBS)), lock)
         except BaseException:
             lock.release()
             raise
@@ -153,7 +148,7 @@ class RunStore:
         with self._database.transaction() as connection:
             row = connection.execute(select(schema.run)).one_or_none()
         if row is None:
-            raise damaged("the run was never completely created", str(self.path))
+            raise damaged("the run's meta data is missing", str(self.path))
         return codec.run_info(row)
 
     def set_search(self, search: Mapping[str, Any]) -> None:
@@ -345,6 +340,22 @@ class RunStore:
         with self._database.transaction() as connection:
             rows = connection.execute(select(schema.events).order_by(schema.events.c.id)).all()
         return tuple(codec.event_row(row) for row in rows)
+
+
+def _create_database(file: Path, values: Mapping[str, Any]) -> None:
+    """Under another name first: a run is there whole or not at all, whenever its process is killed."""
+    draft = file.with_name(file.name + ".new")
+    with guarded(str(file)):
+        for leftover in file.parent.glob(draft.name + "*"):
+            leftover.unlink()
+    database = Database(draft, create=True)
+    try:
+        with database.transaction() as connection:
+            connection.execute(insert(schema.run).values(values))
+    finally:
+        database.close()
+    with guarded(str(file)):
+        os.replace(draft, file)
 
 
 def _existing(path: str | Path) -> Path:
