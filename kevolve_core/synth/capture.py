@@ -75,16 +75,26 @@ def capture(
         structure[:] = [_structured(spec, leaves)]
         return [v for v in leaves if isinstance(v, torch.Tensor)]
 
+    table = _decompositions(frozenset(keep))
     try:
         with torch.no_grad(), fake, fx_traceback.preserve_node_meta():
-            traced = make_fx(torch.func.functionalize(flat), decomposition_table=_decompositions(frozenset(keep)))(
-                fakes, *tensors
-            )
+            traced = make_fx(torch.func.functionalize(flat), decomposition_table=table)(fakes, *tensors)
+            if _mutates(traced):  # composite operators mutate inside, below the first functionalisation
+                again = torch.func.functionalize(torch.fx.Interpreter(traced).run)
+                flattened = [*fakes.values(), *tensors]
+                traced = make_fx(again, decomposition_table=table)(*flattened)
     except CaptureError:
         raise
     except Exception as error:
         raise _capture_error(error, tracer, where) from error
     return _converted(traced, state, module if module is not None else call, inputs, structure[0], where)
+
+
+def _mutates(traced: torch.fx.GraphModule) -> bool:
+    return any(
+        n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable
+        for n in traced.graph.nodes
+    )
 
 
 def _fake_input(fake: FakeTensorMode, value: Any, where: str) -> Any:
@@ -248,6 +258,7 @@ def _converted(
     nodes: list[Node] = []
     outputs: tuple[Ref, ...] = ()
     states = list(state.items())
+    seen: set[str] = set()
     positions = [i for i, v in enumerate(inputs) if isinstance(v, torch.Tensor)]
     count = 0
     for n in traced.graph.nodes:
@@ -272,8 +283,11 @@ def _converted(
             kwargs = {k: convert.argument(v) for k, v in n.kwargs.items()}
             node = Node(name, str(n.target), args, kwargs, convert.type_of(n), line=line_of(n))
         convert.names[n] = node.name
+        if node.op == "param":
+            seen.add(node.source)
         nodes.append(node)
-    return Graph(tuple(nodes), outputs, structure)
+    unused = [_attribute(f"p_{k}", t, key_of) for k, t in known.items() if k not in seen]
+    return Graph((*(n for n in unused if n.op == "param"), *nodes), outputs, structure)
 
 
 def _attribute(name: str, value: torch.Tensor, key_of: Mapping[int, str]) -> Node:

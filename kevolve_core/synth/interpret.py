@@ -90,14 +90,12 @@ class _Memory:
 
 def _storage(value: torch.Tensor, b: Buffer) -> torch.Tensor:
     """The elements of ``value`` laid out as its buffer declares."""
-    shape = b.host_shape if b.host_shape is not None else b.shape
-    strides = b.host_strides
-    if tuple(value.shape) != shape:
-        raise UnsupportedError(f"argument {b.name} has another shape", got=tuple(value.shape), mend=str(shape))
-    if strides is None:
+    if tuple(value.shape) != b.shape:
+        raise UnsupportedError(f"argument {b.name} has another shape", got=tuple(value.shape), mend=str(b.shape))
+    if b.strides is None:
         return value.detach().contiguous().reshape(-1)
     flat = _poisoned(_extent(b), b.dtype)
-    torch.as_strided(flat, shape, strides).copy_(value.detach())
+    torch.as_strided(flat, b.shape, b.strides).copy_(value.detach())
     return flat
 
 
@@ -115,17 +113,27 @@ def _poisoned(n: int, dtype: str) -> torch.Tensor:
 def _call(step: LibraryCall, memory: _Memory) -> None:
     views = [torch.as_strided(memory.data[o.buffer], o.shape, o.strides, o.offset) for o in step.operands]
 
-    def argument(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return views[value["operand"]]
-        return [argument(v) for v in value] if isinstance(value, (list, tuple)) else value
-
     name = step.op.removeprefix("aten::")
     packet, _, overload = name.partition(".")
     operator = getattr(getattr(torch.ops.aten, packet), overload or "default")
+    taken: set[int] = set()
+
+    def argument(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            taken.add(value["operand"])
+            return views[value["operand"]]
+        if isinstance(value, str) and value.startswith("torch."):
+            return _dtype(value.removeprefix("torch."))
+        return [argument(v) for v in value] if isinstance(value, (list, tuple)) else value
+
     kwargs = {k: argument(v) for k, v in step.attributes.items()}
-    if isinstance(kwargs.get("dtype"), str):
-        kwargs["dtype"] = _dtype(kwargs["dtype"])
+    rest = [v for k, v in enumerate(views) if k not in taken]
+    for a in operator._schema.arguments:
+        if "Tensor" in str(a.type) and a.name not in kwargs and rest:
+            if "List[" in str(a.type):
+                kwargs[a.name], rest = rest, []
+            else:
+                kwargs[a.name] = rest.pop(0)
     result = operator(**kwargs)
     results = result if isinstance(result, (list, tuple)) else (result,)
     for target, value in zip(step.outputs or (step.output,), results, strict=False):

@@ -28,7 +28,7 @@ from kevolve_core.ir import (
     walk,
 )
 from kevolve_core.synth.fuse import Fusion, Group
-from kevolve_core.synth.index import Indexer, delinearised, linear, rebuild
+from kevolve_core.synth.index import ZERO, Indexer, delinearised, linear, rebuild
 from kevolve_core.synth.inline import Inliner
 from kevolve_core.synth.lower import Def
 
@@ -65,28 +65,30 @@ class Layout:
                 groups[-1].append(d)
             else:
                 groups.append([d])
-        collapsed = tuple(_product(shape[d] for d in g) for g in groups)
-        own = tuple(steps[g[-1]] for g in groups)
-        host = tuple(shape)
-        buffer = Buffer(
-            name, collapsed, dtype, role,
-            strides=None if contiguous else own,
-            host_shape=None if host == collapsed else host,
-            host_strides=None if contiguous else tuple(steps),
-            **more,
-        )  # type: ignore[arg-type]  # fmt: skip
+        buffer = Buffer(name, tuple(shape), dtype, role, strides=None if contiguous else steps, **more)  # type: ignore[arg-type]
         return cls(tuple(shape), tuple(tuple(g) for g in groups), buffer)
 
-    def index(self, ix: Indexer, logical: Sequence[Expr]) -> tuple[Expr, ...]:
-        """The buffer's index of a logical one."""
-        return tuple(ix.ravel([logical[d] for d in g], [self.shape[d] for d in g]) for g in self.groups)
+    def flat(self, ix: Indexer, logical: Sequence[Expr]) -> tuple[Expr, ...]:
+        """The index with the position in each run of dimensions in its last, 0 in the others."""
+        out: list[Expr] = [ZERO] * len(self.shape)
+        for g in self.groups:
+            out[g[-1]] = ix.ravel([logical[d] for d in g], [self.shape[d] for d in g])
+        return tuple(out)
+
+    def spread(self, ix: Indexer, flat: Sequence[Expr]) -> tuple[Expr, ...]:
+        """A flat index with one position a dimension, where that needs no division."""
+        out = list(flat)
+        for g in self.groups:
+            parts = ix.unravel(flat[g[-1]], [self.shape[d] for d in g])
+            if not any(_divides(p) for p in parts):
+                for d, e in zip(g, parts, strict=True):
+                    out[d] = e
+        return tuple(out)
 
 
-def _product(values: object) -> int:
-    out = 1
-    for v in values:  # type: ignore[attr-defined]
-        out *= v
-    return out
+def _divides(e: Expr) -> bool:
+    """Whether a division is among the terms of ``e`` (one inside a looked-up position does not count)."""
+    return any(isinstance(a, Op) and a.name in {"floordiv", "remainder"} for a in linear(e)[1])
 
 
 def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
@@ -106,6 +108,7 @@ class NestBuilder:
     layout: Callable[[str], Layout]
     in_memory: Callable[[str], bool]
     names: dict[str, int] = field(factory=dict)
+    _by_buffer: dict[str, Layout] = field(factory=dict)
 
     @property
     def ix(self) -> Indexer:
@@ -122,6 +125,7 @@ class NestBuilder:
         body = [_rewritten(s, self._buffer_load) for s in body]
         barrier = self._first_axis(body, keep_first, outer) if keep_first else ""
         body, outer, inner = self._merged(body, outer, inner, barrier)
+        body = [_rewritten(s, self._spread) for s in body]
         if group.outer is None and len(outer) > 1:
             inner, outer = [outer[-1]], outer[:-1]
         final = {a: f"i{k}" for k, a in enumerate(outer)} | {a: f"j{k}" for k, a in enumerate(inner)}
@@ -237,7 +241,14 @@ class NestBuilder:
 
     def _buffer_load(self, e: Expr) -> Expr:
         if isinstance(e, Load):
-            return evolve(e, index=self.layout(e.buffer).index(self.ix, e.index), buffer=self.layout(e.buffer).buffer.name)
+            layout = self.layout(e.buffer)
+            self._by_buffer[layout.buffer.name] = layout
+            return evolve(e, index=layout.flat(self.ix, e.index), buffer=layout.buffer.name)
+        return e
+
+    def _spread(self, e: Expr) -> Expr:
+        if isinstance(e, Load):
+            return evolve(e, index=self._by_buffer[e.buffer].spread(self.ix, e.index))
         return e
 
     # --- loops ----------------------------------------------------------------------------------------------

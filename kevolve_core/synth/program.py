@@ -260,12 +260,12 @@ class _Assembler:
 
     def _buffers(self, steps: Sequence[Step]) -> dict[str, Buffer]:
         for d in self.lowering.defs.values():
-            if d.kind == "input":
+            if d.kind in {"input", "param"}:
                 self.layout(d.name)
         used = {n for s in steps for n in _touched(s)}
         order = sorted(self.layouts.values(), key=lambda x: list(_ROLES).index(x.buffer.role))
         return {
-            x.buffer.name: x.buffer for x in order if x.buffer.role in {"input", "output"} or x.buffer.name in used
+            x.buffer.name: x.buffer for x in order if x.buffer.role in {"input", "param", "output"} or x.buffer.name in used
         }
 
     def _output_ref(self, base: str, v: Value) -> OutputRef:
@@ -280,7 +280,7 @@ class _Assembler:
     ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         """Shape, strides and offset, in elements, of a view of ``base``."""
         layout = self.layout(base)
-        moved = Load(layout.buffer.name, layout.index(self.lowering.ix, load.index), load.dtype)
+        moved = Load(layout.buffer.name, layout.flat(self.lowering.ix, load.index), load.dtype)
         form = address(moved, layout.buffer)
         if form is None:
             raise UnsupportedError("a library operand is not a strided view", got=base)
@@ -333,7 +333,7 @@ class _Assembler:
     def _tiles(self, call: LibraryCall, nest: LoopNest) -> bool:
         """Whether every read of the call's output stays in the row of the nest's first axis."""
         buffer = self.layouts_by_buffer()[call.output]
-        shape = buffer.host_shape or buffer.shape
+        shape = buffer.shape
         if not nest.outer or nest.axes[0].extent != shape[0] or buffer.strides is not None:
             return False
         row = buffer.size // shape[0]
@@ -358,19 +358,32 @@ class _Assembler:
         assert call is not None
         operands: list[Operand] = []
 
-        def written(value: Any) -> Any:
-            if isinstance(value, Value):
-                axes = self.lowering.own_axes(value.shape)
-                load = value.at(axes)
-                assert isinstance(load, Load)
-                shape, strides, offset = self._strided(load.buffer, load, axes, value.shape)
-                operands.append(Operand(self.layout(load.buffer).buffer.name, shape, strides, offset))
-                return {"operand": len(operands) - 1}
-            if isinstance(value, (list, tuple)):
-                return [written(v) for v in value]
-            return value
+        def operand(value: Value) -> int:
+            axes = self.lowering.own_axes(value.shape)
+            load = value.at(axes)
+            assert isinstance(load, Load)
+            shape, strides, offset = self._strided(load.buffer, load, axes, value.shape)
+            operands.append(Operand(self.layout(load.buffer).buffer.name, shape, strides, offset))
+            return len(operands) - 1
 
-        attributes = {k: written(v) for k, v in call.args.items()}
+        attributes: dict[str, Any] = {}
+        parameters = tensor_parameters(call.op)
+        last = max((k for k, p in enumerate(parameters) if p in call.args), default=-1)
+        for k, p in enumerate(parameters):
+            value = call.args.get(p)
+            if isinstance(value, Value):
+                operand(value)
+            elif isinstance(value, (list, tuple)):
+                if k == last and all(isinstance(v, Value) for v in value):
+                    for v in value:
+                        operand(v)
+                else:
+                    attributes[p] = [None if v is None else {"operand": operand(v)} for v in value]
+            elif k < last or p in call.args:
+                attributes[p] = value  # None, or a number where the schema takes a tensor
+        for key, value in call.args.items():
+            if key not in parameters:
+                attributes[key] = f"torch.{value}" if "dtype" in key and isinstance(value, str) else value
         results = [d for d in fusion.defs.values() if d.call is call]
         count = max(d.result for d in results) + 1
         names = ["" for _ in range(count)]
@@ -383,6 +396,15 @@ class _Assembler:
             f"k_{first.node}", call.op, tuple(operands), output, attributes, None, (first.node,),
             tuple(names) if several else (),
         )  # fmt: skip
+
+
+def tensor_parameters(op: str) -> tuple[str, ...]:
+    """Names of the parameters of a library operator that take tensors or lists of them, in order."""
+    import torch
+
+    packet, _, overload = op.removeprefix("aten::").partition(".")
+    schema = getattr(getattr(torch.ops.aten, packet), overload or "default")._schema
+    return tuple(a.name for a in schema.arguments if "Tensor" in str(a.type))
 
 
 _ROLES = ("input", "param", "constant", "temp", "output")

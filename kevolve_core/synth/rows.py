@@ -14,9 +14,9 @@ from attrs import evolve
 
 from kevolve_core.ir import Const, Expr, Index, Load, Op
 from kevolve_core.synth.fuse import Fusion
-from kevolve_core.synth.index import ZERO, integer, linear
+from kevolve_core.synth.index import integer, linear
 from kevolve_core.synth.lower import Def, Lowering
-from kevolve_core.synth.lower.core import accumulator, cast
+from kevolve_core.synth.lower.core import cast
 
 __all__ = ["split_large", "split_rows"]
 
@@ -33,7 +33,7 @@ def split_rows(lowering: Lowering, fusion: Fusion) -> bool:
     """Split one reduction that reads row statistics at axes it reduces; False when there is none left."""
     for name, accesses in fusion.accesses.items():
         d = lowering.defs[name]
-        if d.kind != "reduce" or d.combiner not in _SPLITTABLE:
+        if d.kind != "reduce" or d.combiner not in _SPLITTABLE or _reads_parts(lowering, d):
             continue
         free, consumed = fusion.axes.of(d), fusion.axes.reduced(d)
         rows: set[frozenset[str]] = set()
@@ -50,6 +50,11 @@ def split_rows(lowering: Lowering, fusion: Fusion) -> bool:
             _split(lowering, fusion, d, kept, "rows")
             return True
     return False
+
+
+def _reads_parts(lowering: Lowering, d: Def) -> bool:
+    """Whether ``d`` reduces another reduction's results as they are."""
+    return isinstance(d.value, Load) and lowering.defs[d.value.buffer].kind in {"reduce", "scan"}
 
 
 def _position(index: Sequence[Expr]) -> frozenset[str]:
@@ -226,5 +231,3 @@ def cast_const(value: int, dtype: str) -> Const:
     assert isinstance(e, Const)
     return e
 
-
-_ = (ZERO, accumulator)

@@ -32,7 +32,7 @@ def dead_code(graph: Graph) -> Graph:
     live = {r.name for r in graph.outputs}
     kept: list[Node] = []
     for n in reversed(graph.nodes):
-        if n.name in live or n.op in {"input"}:
+        if n.name in live or n.op in {"input", "param"}:
             kept.append(n)
             live.update(references(n))
     return graph.replaced({}, tuple(reversed(kept)))

@@ -151,6 +151,23 @@ def _roll(lowering: Lowering, x: Value, shifts: Any, dims: Any = ()) -> Value:
     )  # fmt: skip
 
 
+@lowers("unfold.default", "unfold_copy.default")
+def _unfold(lowering: Lowering, x: Value, dim: int, size: int, step: int) -> Value:
+    if not x.shape:
+        return lowering.view(x, (size,), lambda _: ())
+    d = dim % len(x.shape)
+    shape = (*x.shape[:d], (x.shape[d] - size) // step + 1, *x.shape[d + 1 :], size)
+    ix = lowering.ix
+    return lowering.view(
+        x, shape, lambda i: (*i[:d], ix.add(ix.scale(i[d], step), i[-1]), *i[d + 1 : len(x.shape)])
+    )
+
+
+@lowers("copy.default")
+def _copy(lowering: Lowering, x: Value, source: Value, *_: Any) -> Value:
+    return lowering.point(x.shape, x.dtype, lambda i: cast(source.broadcast(i), x.dtype))
+
+
 @lowers("diagonal.default", "diagonal_copy.default")
 def _diagonal(lowering: Lowering, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
     r, c = dim1 % len(x.shape), dim2 % len(x.shape)
