@@ -21,7 +21,7 @@ from kevolve_core.spec.double import double_module, in_double
 from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, takes_special
 from kevolve_core.spec.given import drawn_by_file
 from kevolve_core.spec.importing import filename_of, import_reference, user_code
-from kevolve_core.spec.randomness import recording, replaying
+from kevolve_core.spec.randomness import Drawing, Scoped, recording, replaying
 from kevolve_core.spec.seeding import generator_states, seeded
 
 __all__ = [
@@ -179,6 +179,10 @@ def variants(spec: KernelSpec, case: Case) -> tuple[str, ...]:
 
 _usable_cache: dict[str, tuple[str, ...]] = {}
 _random_cache: dict[tuple[str, str], tuple[InputSpec, ...]] = {}
+_operators: dict[tuple[str, str], int] = {}
+#: Operators beyond which a reference is not traced: a recurrent layer has tens of thousands when it falls
+#: apart into its steps, and neither runs nor compiles in its own way any more; estimated.
+_TRACEABLE = 2000
 
 
 def _usable(spec: KernelSpec) -> tuple[str, ...]:
@@ -229,7 +233,7 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
         before = generator_states()
         with user_code(spec, f"the reference fails on case '{case.name}'"):
             target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
-            with recording(generator(0, case.name, "trial"), found):
+            with recording(generator(0, case.name, "trial"), found) as tape:
                 target(*inputs)
         if (after := generator_states()) != before:
             culprit = next(name for name in before if before[name] != after[name])
@@ -239,16 +243,28 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
                 mend="use torch.rand and its kin, or pass the drawn values as an input",
             )
     _random_cache[key] = tuple(found)
+    _operators[key] = tape.operators
     return _random_cache[key]
 
 
 def _with_random_inputs(
     spec: KernelSpec, case: Case, plain: Callable[..., Any], found: Sequence[InputSpec]
 ) -> Callable[..., Any]:
-    """``plain`` as a graph of ATen operators that takes its random values as arguments, so that every
-    baseline compiler can have it."""
+    """``plain`` with its random values as arguments: as a graph of ATen operators, so that every baseline
+    compiler can have it, or where that would be long, itself with its draws replaced as it runs."""
     inputs = draw_inputs(spec, case, 0)
     split = len(inputs) - len(found)
+    if _operators[spec.fingerprint, case.name] > _TRACEABLE:
+        drawing = Drawing()
+        target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
+        with seeded(0), drawing:
+            target(*inputs[:split])
+
+        def scoped(*values: Any) -> Any:
+            with Scoped(replaying(values[split:]), drawing.functions):
+                return plain(*values[:split])
+
+        return scoped
 
     def replay(*values: Any) -> Any:
         with replaying(values[split:]):
