@@ -71,6 +71,15 @@ def load_reference(spec: KernelSpec, case: Case, seed: int) -> LoadedReference:
         SpecError: it does not import, construct or run, or draws random numbers that cannot be made inputs;
             names the line of the user's file.
     """
+    plain, args, kwargs = _constructed(spec, case, seed)
+    module = plain if spec.reference.kind == "module" else None
+    found = _random_inputs(spec, case, plain)
+    call = _with_random_inputs(spec, case, plain, found) if found else plain
+    return LoadedReference(call, module, args, kwargs, found, seed=seed, plain=plain)
+
+
+def _constructed(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """(module or function as the user wrote it, positional and keyword arguments of its constructor)."""
     ref = spec.reference
     with seeded(seed):
         namespace = import_reference(spec)
@@ -89,10 +98,14 @@ def load_reference(spec: KernelSpec, case: Case, seed: int) -> LoadedReference:
                     mend="name a class derived from torch.nn.Module, or a function",
                 )
             module.train(spec.mode == "train").requires_grad_(False)
-    plain = module if module is not None else target
-    found = _random_inputs(spec, case, plain)
-    call = _with_random_inputs(spec, case, plain, found) if found else plain
-    return LoadedReference(call, module, args, kwargs, found, seed=seed, plain=plain)
+        elif isinstance(target, type) or not callable(target):
+            raise SpecError(
+                f"'{ref.symbol}' is not a function",
+                got="a class" if isinstance(target, type) else type(target).__name__,
+                where=filename_of(spec),
+                mend="write kind: module for an nn.Module" if isinstance(target, type) else None,
+            )
+    return (target if module is None else module), args, kwargs
 
 
 def _constructor_arguments(
@@ -222,7 +235,7 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
     if key in _random_cache:
         return _random_cache[key]
     if plain is None:
-        return load_reference(spec, case, 0).random_inputs
+        plain = _constructed(spec, case, 0)[0]
     _random_cache[key] = ()  # draw_inputs below gives the declared inputs alone
     try:
         inputs = draw_inputs(spec, case, 0)
