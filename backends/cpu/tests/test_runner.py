@@ -119,7 +119,8 @@ def test_in_a_workers_environment_poison_covers_the_result_and_maps_its_pages(tm
         "covered, paged = [], []\n"
         "for _ in range(4):\n"
         "    runner.poison(size); before = faults(); y = torch.empty(size // 4)\n"
-        "    covered.append(int((~y.isnan()).sum()) <= 8); y.fill_(1); paged.append(faults() - before); del y\n"
+        "    covered.append(int((~y.isnan()).sum()) <= 8)\n"
+        "    y.fill_(1); paged.append(faults() - before); del y\n"
         "print(all(covered), max(paged) < size // 4096 // 100)"
     )
     environment = {**os.environ, **CpuBackend({}).manifest.worker_environment}
@@ -166,7 +167,8 @@ def test_a_detached_native_thread_is_foreign(
         )
     )
     module.scale(torch.ones(10))
-    assert "did not make" in runner.foreign_activity()
+    found = runner.foreign_activity()
+    assert "did not make" in found or "still running" in found
 
 
 def test_torch_work_is_not_foreign(runner: CpuRunner) -> None:
