@@ -30,6 +30,11 @@ class CpuProfiler:
     device: Device
     settings: Settings
 
+    def floor(self, work: Work) -> float:
+        """Compulsory bytes at the best memory rate measured on this host, plus an empty call."""
+        peaks = measure_peaks(self.device, self.settings)
+        return work.bytes / peaks.peak_bytes_per_s + peaks.call_seconds
+
     def profile(
         self,
         spec: KernelSpec,

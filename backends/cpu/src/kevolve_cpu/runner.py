@@ -71,7 +71,7 @@ class CpuRunner:
             raise KevolveError("the runner is not open", where="cpu runner", mend="call open() first")
         if self._loader is not None:
             self.reset()
-        self._loader = LibraryLoader(artifact.binaries, self._workdir)
+        self._loader = LibraryLoader(artifact.binaries)
         self._folder = str(candidate_dir.resolve())
         entry = _entry(artifact, candidate_dir)
         self._loads += 1
