@@ -110,7 +110,8 @@ def test_poison_is_found_by_the_next_result_of_that_size(runner: CpuRunner) -> N
     assert True in found
 
 
-def test_in_a_workers_environment_poison_covers_the_whole_result_and_maps_its_pages(tmp_path: Path) -> None:
+def test_in_a_workers_environment_poison_covers_the_result_and_maps_its_pages(tmp_path: Path) -> None:
+    # All but eight words: malloc's links stand at the beginning of a free block.
     program = (
         "import resource, sys, torch; from pathlib import Path; from kevolve_cpu.runner import CpuRunner\n"
         "runner = CpuRunner(2, 1 << 20); runner.open(Path(sys.argv[1])); size = 48 << 20\n"
@@ -118,7 +119,8 @@ def test_in_a_workers_environment_poison_covers_the_whole_result_and_maps_its_pa
         "covered, paged = [], []\n"
         "for _ in range(4):\n"
         "    runner.poison(size); before = faults(); y = torch.empty(size // 4)\n"
-        "    covered.append(bool(y.isnan().all())); y.fill_(1); paged.append(faults() - before); del y\n"
+        "    covered.append(int((~y.isnan()).sum()) <= 8)\n"
+        "    y.fill_(1); paged.append(faults() - before); del y\n"
         "print(all(covered), max(paged) < size // 4096 // 100)"
     )
     environment = {**os.environ, **CpuBackend({}).manifest.worker_environment}
@@ -165,7 +167,8 @@ def test_a_detached_native_thread_is_foreign(
         )
     )
     module.scale(torch.ones(10))
-    assert "did not make" in runner.foreign_activity()
+    found = runner.foreign_activity()
+    assert "did not make" in found or "still running" in found
 
 
 def test_torch_work_is_not_foreign(runner: CpuRunner) -> None:
@@ -185,6 +188,20 @@ def test_static_variables_do_not_reach_the_next_load(candidate: Make, load: Load
         module.scale(torch.zeros(1))
         seen.append(module.scale(torch.zeros(1)).item())
     assert seen == [2, 2]
+
+
+def test_a_library_that_stays_mapped_is_not_taken_for_the_next_one(
+    candidate: Make, load: Load, runner: CpuRunner
+) -> None:
+    pinned = """#include <cstdint>
+        struct Pin {{ ~Pin() {{}} int x; }};
+        thread_local Pin pin;
+        extern "C" void scale(const float*, float* y, int64_t, float) {{ pin.x = 1; y[0] = {value}; }}"""
+    seen = []
+    for value in (1, 2):
+        seen.append(load(candidate(cpp=pinned.format(value=value))).scale(torch.zeros(1)).item())
+        runner.reset()
+    assert seen == [1, 2]
 
 
 def test_reset_forgets_the_candidates_modules(candidate: Make, load: Load, runner: CpuRunner) -> None:
@@ -220,21 +237,16 @@ def test_a_closed_runner_says_so(tmp_path: Path) -> None:
         CpuRunner(1, 1 << 20).load(artifact, tmp_path)
 
 
-def test_one_openmp_runtime_is_mapped(
-    candidate: Make, build: Callable[[Candidate], Artifact], tmp_path: Path
-) -> None:
+def test_one_openmp_runtime_is_mapped(candidate: Make, build: Callable[[Candidate], Artifact]) -> None:
     library = build(candidate()).binaries["kernel.cpp"]
     program = (
         "import ctypes, sys, torch\n"
         "from kevolve_cpu.native import LibraryLoader\n"
-        "from pathlib import Path\n"
-        "scale = LibraryLoader({'k.cpp': sys.argv[1]}, Path(sys.argv[2]))('k.cpp', {'scale': 'pplf'}).scale\n"
+        "scale = LibraryLoader({'k.cpp': sys.argv[1]})('k.cpp', {'scale': 'pplf'}).scale\n"
         "x = torch.ones(1 << 20); y = torch.empty_like(x); scale(x.data_ptr(), y.data_ptr(), 9, 2.0)\n"
         "files = {l.split()[-1] for l in open('/proc/self/maps')}\n"
         "print(*sorted(f for f in files if 'omp' in f.rpartition('/')[2]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, library, str(tmp_path)], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, library], capture_output=True, text=True)
     runtimes = [Path(p).name for p in done.stdout.split()]
     assert (runtimes, "/torch/lib/" in done.stdout) == (["libgomp.so.1"], True)
