@@ -42,8 +42,8 @@ def processes() -> Iterator[ForkServerContext]:
         yield context
 
 
-def start(processes: ForkServerContext, run: Path, policy: str) -> ForkServerProcess:
-    process = processes.Process(target=sitting, args=(str(run), str(run) + ".log", policy))
+def start(processes: ForkServerContext, run: Path, policy: str, slowness: float = 1.0) -> ForkServerProcess:
+    process = processes.Process(target=sitting, args=(str(run), str(run) + ".log", policy, slowness))
     process.start()
     return process
 
@@ -89,11 +89,12 @@ class Disturbed:
         self.settled: list[int] = []
 
     def kill(self, *, after: float = 0.0, once: Callable[[RunStore], bool] | None = None) -> None:
-        """Kill a sitting ``after`` seconds, counted from its start or from when ``once`` holds."""
-        process = start(self._processes, self._run, self._policy)
+        """Kill a sitting ``after`` seconds, or once ``once`` holds: then it is slow enough to be caught."""
+        process = start(self._processes, self._run, self._policy, 1.0 if once is None else 8.0)
         if once is not None:
             self._await(process, once)
-        process.join(after)
+        else:
+            process.join(after)
         process.kill()
         process.join()
         if (self._run / "run.sqlite").exists():
