@@ -46,7 +46,7 @@ OPS: dict[str, int] = {
 }  # fmt: skip
 
 
-@frozen
+@frozen(cache_hash=True)
 class Const:
     """A literal. ``value`` may be ``inf``, ``-inf`` or ``nan`` for floating dtypes."""
 
@@ -54,7 +54,7 @@ class Const:
     dtype: str
 
 
-@frozen
+@frozen(cache_hash=True)
 class Index:
     """The value of loop axis ``axis`` (int64)."""
 
@@ -62,7 +62,7 @@ class Index:
     dtype: str = "int64"
 
 
-@frozen
+@frozen(cache_hash=True)
 class Var:
     """The value of an earlier statement of the same nest (`Let`, `Reduce`, `Scan`, `Search`)."""
 
@@ -70,11 +70,13 @@ class Var:
     dtype: str
 
 
-@frozen
+@frozen(cache_hash=True)
 class Load:
     """One element of ``buffer`` at a logical multi-dimensional ``index`` (one integer expression a dimension;
-    the buffer's strides turn it into an address). Where ``mask`` is given and false, nothing is read and the
-    value is ``other``. A gather is a load whose index mentions another load or a `Var`."""
+    the buffer's strides turn it into an address). Where dimensions are contiguous with one another, the last
+    of them may hold the flat position of all and the others be 0: one loop over a tensor of shape (2, 3)
+    reads ``[0, i]``. Where ``mask`` is given and false, nothing is read and the value is ``other``. A gather
+    is a load whose index mentions another load or a `Var`."""
 
     buffer: str
     index: tuple[Expr, ...]
@@ -83,7 +85,7 @@ class Load:
     other: Expr | None = None
 
 
-@frozen
+@frozen(cache_hash=True)
 class Op:
     """Operator ``name`` (a key of `OPS`) applied to ``args``, giving ``dtype``. Arguments are already
     promoted."""

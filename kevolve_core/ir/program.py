@@ -289,7 +289,12 @@ class LibraryCall:
 
     ``epilogue``, where present, is a nest that reads the call's output (a ``temp`` buffer) and may be run
     tile by tile along its outermost axis, which is then the output's first dimension. ``operands`` are the
-    tensor arguments in order; ``attributes`` the others by name.
+    tensor arguments in order: they fill the schema's tensor parameters that ``attributes`` does not name, a
+    list of tensors taking all the rest. ``attributes`` are the other arguments that are not at their default,
+    by the schema's names: an optional tensor that is not given is None there, a dtype is written
+    ``torch.float32``, and a list of tensors before other tensors has ``{"operand": k}`` for each, k into
+    ``operands`` (those are not counted again). ``outputs`` is given where the operator returns several
+    tensors: a buffer a result, empty where nothing reads it; ``output`` is then the first that is read.
     """
 
     name: str
@@ -299,6 +304,7 @@ class LibraryCall:
     attributes: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     epilogue: LoopNest | None = None
     covers: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 Step = LoopNest | LibraryCall
