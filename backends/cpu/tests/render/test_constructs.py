@@ -13,7 +13,21 @@ from examples import ax, f32, i64, load, op, out, tensor, total
 from harness import nest, program
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Buffer, Const, Contract, Index, Let, Load, Op, Program, Reduce, Scan, Search, Store, Var
+from kevolve_core.ir import (
+    Buffer,
+    Const,
+    Contract,
+    Index,
+    Let,
+    Load,
+    Op,
+    Program,
+    Reduce,
+    Scan,
+    Search,
+    Store,
+    Var,
+)
 from kevolve_cpu.render import CppRenderer
 from kevolve_cpu.spaces import schedule_space
 
@@ -24,13 +38,16 @@ def check(p: Program, inputs: list[Any], expected: Any, points: int = 2, **toler
     chosen = [{}] + [{s.name: schedule_space(s, None).sample(rng) for s in p.steps} for _ in range(points)]
     for choices in chosen:
         got = harness.load(CppRenderer().render(harness.spec(), [p], choices)).f(*inputs)
-        torch.testing.assert_close(got, expected, equal_nan=True, **tolerance, msg=lambda m: f"{choices}\n{m}")
+        torch.testing.assert_close(
+            got, expected, equal_nan=True, **tolerance, msg=lambda m: f"{choices}\n{m}"
+        )
 
 
 def unary(name: str, dtype: str, n: int = 53) -> Program:
     y = Op(name, (Load("x", (ax("i"),), dtype),), dtype)
     return program(
-        nest("f", {"i": n}, 1, Store("y", (ax("i"),), y)), buffers=[tensor("x", n, dtype=dtype), out("y", n, dtype=dtype)]
+        nest("f", {"i": n}, 1, Store("y", (ax("i"),), y)),
+        buffers=[tensor("x", n, dtype=dtype), out("y", n, dtype=dtype)],
     )
 
 
@@ -48,7 +65,8 @@ def reduced(combiner: str, dtype: str, result: str, n: int, c: int, accumulate: 
         Store("y", (ax("n"),), Var("r", result)),
     )
     return program(
-        nest("f", {"n": n, "c": c}, 1, *body), buffers=[tensor("x", n, c, dtype=dtype), out("y", n, dtype=result)]
+        nest("f", {"n": n, "c": c}, 1, *body),
+        buffers=[tensor("x", n, c, dtype=dtype), out("y", n, dtype=result)],
     )
 
 
@@ -89,7 +107,9 @@ def test_binary_operators_agree_with_torch(name: str, dtype: str) -> None:
         low = 1 if dtype == "uint8" or name == "pow" else -9
         a, b = torch.randint(low, 10, (53,)), torch.randint(1, 4, (53,))
         a, b = a.to(getattr(torch, dtype)), b.to(getattr(torch, dtype))
-    torch_name = {"min": "minimum", "max": "maximum", "floordiv": "floor_divide", "mul": "mul"}.get(name, name)
+    torch_name = {"min": "minimum", "max": "maximum", "floordiv": "floor_divide", "mul": "mul"}.get(
+        name, name
+    )
     expected = getattr(torch, torch_name)(a, b)
     result = "bool" if name in ("eq", "lt") else dtype
     check(binary(name, dtype, result), [a, b], expected, points=0)
@@ -131,7 +151,8 @@ def test_sums_of_other_dtypes(dtype: str) -> None:
         value = Op("cast", (value,), accumulate)  # type: ignore[assignment]
     body = (Reduce("r", "sum", value, ("c",), result, accumulate), Store("y", (ax("n"),), Var("r", result)))
     p = program(
-        nest("f", {"n": 6, "c": 130}, 1, *body), buffers=[tensor("x", 6, 130, dtype=dtype), out("y", 6, dtype=result)]
+        nest("f", {"n": 6, "c": 130}, 1, *body),
+        buffers=[tensor("x", 6, 130, dtype=dtype), out("y", 6, dtype=result)],
     )
     check(p, [x], x.sum(1, dtype=getattr(torch, result)))
 
@@ -140,7 +161,9 @@ def test_whole_tensor_sum_is_as_exact_as_a_pairwise_one() -> None:
     torch.manual_seed(0)
     x = torch.rand(1 << 20)
     p = program(
-        nest("f", {"i": 1 << 20}, 0, total("s", load("x", ax("i")), "i"), Store("y", (), Var("s", "float32"))),
+        nest(
+            "f", {"i": 1 << 20}, 0, total("s", load("x", ax("i")), "i"), Store("y", (), Var("s", "float32"))
+        ),
         buffers=[tensor("x", 1 << 20), out("y")],
     )
     check(p, [x], x.double().sum().float(), points=4, rtol=3e-7, atol=0)
@@ -162,7 +185,9 @@ def test_reduction_whose_result_spans_an_inner_axis() -> None:
         total("s", op("mul", Var("m", "float32"), Var("m", "float32")), "p"),
         Store("y", (ax("b"),), Var("s", "float32")),
     )
-    p = program(nest("f", {"b": 3, "c": 20, "p": 35}, 1, *body), buffers=[tensor("x", 3, 20, 35), out("y", 3)])
+    p = program(
+        nest("f", {"b": 3, "c": 20, "p": 35}, 1, *body), buffers=[tensor("x", 3, 20, 35), out("y", 3)]
+    )
     check(p, [x], x.amax(1).square().sum(1), points=6, rtol=1e-5, atol=1e-5)
 
 
@@ -216,7 +241,8 @@ def test_masked_load_pads() -> None:
     inside = op("logical_and", op("ge", at, i64(0)), op("lt", at, i64(30)), dtype="bool")
     y = Load("x", (ax("n"), at), "float32", inside, f32(7.0))
     p = program(
-        nest("f", {"n": 4, "c": 34}, 2, Store("y", (ax("n"), ax("c")), y)), buffers=[tensor("x", 4, 30), out("y", 4, 34)]
+        nest("f", {"n": 4, "c": 34}, 2, Store("y", (ax("n"), ax("c")), y)),
+        buffers=[tensor("x", 4, 30), out("y", 4, 34)],
     )
     check(p, [x], torch.nn.functional.pad(x, (2, 2), value=7.0), points=5)
 
@@ -239,7 +265,12 @@ def test_atomic_stores(mode: str) -> None:
     torch.manual_seed(0)
     x, at = torch.randn(500), torch.randint(0, 9, (500,))
     zero = nest("zero", {"i": 9}, 1, Store("y", (ax("i"),), f32(0.0)))
-    some = nest("some", {"i": 500}, 1, Store("y", (load("at", ax("i"), dtype="int64"),), load("x", ax("i")), mode=mode))
+    some = nest(
+        "some",
+        {"i": 500},
+        1,
+        Store("y", (load("at", ax("i"), dtype="int64"),), load("x", ax("i")), mode=mode),
+    )
     p = program(zero, some, buffers=[tensor("x", 500), tensor("at", 500, dtype="int64", at=1), out("y", 9)])
     expected = torch.zeros(9).scatter_reduce(0, at, x, {"add": "sum", "max": "amax"}[mode])
     check(p, [x, at], expected, points=5, rtol=1e-5, atol=1e-5)
@@ -261,7 +292,8 @@ def test_index_arithmetic_that_is_not_affine() -> None:
     x = torch.randn(60)
     at = op("remainder", op("add", ax("i"), i64(13)), i64(60))
     p = program(
-        nest("f", {"i": 60}, 1, Store("y", (ax("i"),), load("x", at))), buffers=[tensor("x", 60), out("y", 60)]
+        nest("f", {"i": 60}, 1, Store("y", (ax("i"),), load("x", at))),
+        buffers=[tensor("x", 60), out("y", 60)],
     )
     check(p, [x], x.roll(-13), points=4)
 
@@ -279,7 +311,11 @@ def test_search_as_searchsorted(right: bool, rows: int) -> None:
     )
     p = program(
         nest("f", {"n": rows, "c": 100}, 2, *body),
-        buffers=[tensor("borders", rows, 37), tensor("x", rows, 100, at=1), out("y", rows, 100, dtype="int64")],
+        buffers=[
+            tensor("borders", rows, 37),
+            tensor("x", rows, 100, at=1),
+            out("y", rows, 100, dtype="int64"),
+        ],
     )
     check(p, [borders, x], torch.searchsorted(borders, x, right=right), points=5)
 
@@ -288,7 +324,9 @@ def test_transposed_and_offset_inputs() -> None:
     x = torch.randn(30, 21).t()
     b = Buffer("x", (21, 30), "float32", "input", (1, 21), "0")
     y = op("mul", load("x", ax("n"), ax("c")), f32(2.0))
-    p = program(nest("f", {"n": 21, "c": 30}, 2, Store("y", (ax("n"), ax("c")), y)), buffers=[b, out("y", 21, 30)])
+    p = program(
+        nest("f", {"n": 21, "c": 30}, 2, Store("y", (ax("n"), ax("c")), y)), buffers=[b, out("y", 21, 30)]
+    )
     check(p, [x], 2 * x, points=4)
     check(p, [x.contiguous()], 2 * x, points=1)
     check(p, [torch.randn(22, 31)[1:, 1:].copy_(x)], 2 * x, points=1)
@@ -302,10 +340,17 @@ def test_extents_of_one() -> None:
 def test_bool_storage_and_where() -> None:
     x, flag = torch.randn(45), torch.rand(45) > 0.5
     chosen = op("where", load("flag", ax("i"), dtype="bool"), load("x", ax("i")), f32(-1.0))
-    same = op("logical_xor", load("flag", ax("i"), dtype="bool"), op("gt", load("x", ax("i")), f32(0)), dtype="bool")
+    same = op(
+        "logical_xor", load("flag", ax("i"), dtype="bool"), op("gt", load("x", ax("i")), f32(0)), dtype="bool"
+    )
     p = program(
         nest("f", {"i": 45}, 1, Store("y", (ax("i"),), chosen), Store("z", (ax("i"),), same)),
-        buffers=[tensor("x", 45), tensor("flag", 45, dtype="bool", at=1), out("y", 45), out("z", 45, dtype="bool")],
+        buffers=[
+            tensor("x", 45),
+            tensor("flag", 45, dtype="bool", at=1),
+            out("y", 45),
+            out("z", 45, dtype="bool"),
+        ],
     )
     check(p, [x, flag], (torch.where(flag, x, -1.0), flag ^ (x > 0)), points=4)
 
@@ -323,7 +368,9 @@ def test_casts(source: str) -> None:
 
 def test_index_values() -> None:
     value = op("cast", op("add", op("mul", ax("n"), i64(10)), ax("c")), dtype="float32")
-    p = program(nest("f", {"n": 3, "c": 21}, 2, Store("y", (ax("n"), ax("c")), value)), buffers=[out("y", 3, 21)])
+    p = program(
+        nest("f", {"n": 3, "c": 21}, 2, Store("y", (ax("n"), ax("c")), value)), buffers=[out("y", 3, 21)]
+    )
     expected = (torch.arange(3)[:, None] * 10 + torch.arange(21)).float()
     check(p, [], expected, points=3)
 

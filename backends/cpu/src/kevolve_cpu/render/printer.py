@@ -230,7 +230,13 @@ class Printer:
                 args = [lanes.convert(a, common) for a in args]
             if e.name in _TWICE:
                 args = [self._named(a, depth, scope) for a in args]
-            if e.name == "div" and kind == "f32" and args[0].vec and not args[1].vec and isinstance(e.args[1], (Var, Op)):
+            if (
+                e.name == "div"
+                and kind == "f32"
+                and args[0].vec
+                and not args[1].vec
+                and isinstance(e.args[1], (Var, Op))
+            ):
                 value = self._quotient(args[0], args[1], parts[1][1], scope)
             else:
                 value = lanes.operator(e.name, tuple(args), kind)

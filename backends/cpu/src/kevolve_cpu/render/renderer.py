@@ -206,7 +206,7 @@ def _native(
         )
         exported[name] = "p" * len(used) + "ll"
         tile = int(point.get("tile_rows", 0)) if rows and tileable(step) else 0
-        launches.append(Launch(name, used, step, tile))
+        launches.append(Launch(name, used, step, tile, rows))
     close()
     if not bodies:
         return "", launches, exported
@@ -221,6 +221,7 @@ def _row_epilogue(step: LibraryCall, program: Program) -> bool:
         nest is not None
         and nest.outer >= 1
         and len(nest.axes) > 1
+        and not step.outputs
         and tileable(step)
         and nest.axes[0].extent == program.buffers[step.output].shape[0]
     )
