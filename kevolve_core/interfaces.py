@@ -107,8 +107,10 @@ class Runner(Protocol):
         Raises whatever the candidate's import raises."""
         ...
 
-    def upload(self, tensor: Any) -> Any:
-        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address."""
+    def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
+        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address. A
+        ``guarded`` one is for correctness, never for timing: where the device can, a read past its end faults.
+        """
         ...
 
     def download(self, buffer: Any) -> Any:
@@ -160,6 +162,11 @@ class Work:
 class Profiler(Protocol):
     """Explains a candidate's time. ``seconds`` is its median time on ``case``; ``counters`` are what the
     worker sampled around timed calls (hardware counters where readable)."""
+
+    def floor(self, work: Work) -> float:
+        """Seconds under which no correct kernel can stay: compulsory bytes over the measured bandwidth, plus
+        the launch. Times well under it are not believed."""
+        ...
 
     def profile(
         self,

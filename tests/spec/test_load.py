@@ -206,3 +206,17 @@ def test_a_kernel_folder_has_all_its_sources(tmp_path: Path) -> None:
         "kernel.py",
         "cpp",
     )
+
+
+def test_a_seed_is_named_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kernel.py").write_text("def f(x): return x")
+    (tmp_path / "mine" / "f.cpp").write_text("// native")
+    body = {
+        "kevolve": 1,
+        "reference": {"python": "def f(x): return x"},
+        "inputs": {"x": [2]},
+        "seeds": ["mine"],
+    }
+    (seed,) = parse_spec(body, tmp_path).seeds
+    assert (seed.id, seed.language) == (load_seed(tmp_path / "mine").id, "cpp")
