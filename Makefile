@@ -60,12 +60,12 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 	@echo "setup: installing kevolve and kevolve-cpu (torch is about 200 MB; the first time takes minutes)"
-	@$(PIP) install --quiet --constraint constraints.txt --editable . --editable backends/cpu || { \
+	@$(PIP) install -qq --constraint constraints.txt --editable . --editable backends/cpu || { \
 	  echo "setup: pip failed (above); 'make clean' starts over" >&2; exit 2; }
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "setup: installing the test tools"
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[test]' || { \
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[test]' || { \
 	  echo "setup: pip failed (above); 'make clean' starts over" >&2; exit 2; }
 	@touch $@
