@@ -22,8 +22,8 @@ __all__ = ["ReportPaths", "write_report"]
 class ReportPaths:
     """Where a report's files are.
 
-    ``kernel`` is one file that runs without Kevolve; ``candidate`` the folder with the kernel's own files, as
-    ``kevolve evaluate`` and ``--seed-kernel`` take them.
+    ``kernel`` is one file that runs without Kevolve, where the kernel can be one; ``candidate`` the folder with
+    the kernel's own files, as ``kevolve evaluate`` and ``--seed-kernel`` take them.
     """
 
     folder: Path
@@ -34,11 +34,12 @@ class ReportPaths:
     candidate: Path
 
 
-def write_report(record: RunRecord, folder: Path, kernel_text: str) -> ReportPaths:
+def write_report(record: RunRecord, folder: Path, kernel_text: str | None) -> ReportPaths:
     """Write ``report.json``, ``report.md``, ``progress.png``, ``kernel.py`` and ``kernel/`` into ``folder``.
 
     Args:
-        kernel_text: the kernel as one stand-alone file.
+        kernel_text: the kernel as one stand-alone file; None where there is none, and ``kernel`` then is the
+            entry in its folder.
 
     Raises:
         StoreError: the folder cannot be written (full disk, no permission).
@@ -50,15 +51,16 @@ def write_report(record: RunRecord, folder: Path, kernel_text: str) -> ReportPat
         json=folder / "report.json",
         markdown=folder / "report.md",
         picture=folder / "progress.png",
-        kernel=folder / "kernel.py",
+        kernel=folder / ("kernel.py" if kernel_text is not None else f"kernel/{record.kernel.entry}"),
         candidate=folder / "kernel",
     )
     text = json.dumps(document(record), indent=2, allow_nan=False) + "\n"
-    page = markdown(record, kernel=paths.kernel.name, picture=paths.picture.name)
+    page = markdown(record, kernel=paths.kernel.relative_to(folder).as_posix(), picture=paths.picture.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_candidate(record.kernel, paths.candidate, _files_of_last_report(paths.json))
-        _replace(paths.kernel, lambda at: _write_text(at, kernel_text))
+        if kernel_text is not None:
+            _replace(paths.kernel, lambda at: _write_text(at, kernel_text))
         _replace(paths.picture, lambda at: draw_progress(record, at))
         _replace(paths.markdown, lambda at: _write_text(at, page))
         _replace(paths.json, lambda at: _write_text(at, text))
