@@ -161,6 +161,11 @@ class Profiler(Protocol):
     """Explains a candidate's time. ``seconds`` is its median time on ``case``; ``counters`` are what the
     worker sampled around timed calls (hardware counters where readable)."""
 
+    def floor(self, work: Work) -> float:
+        """Seconds under which no correct kernel can stay: compulsory bytes over the measured bandwidth, plus
+        the launch. Times well under it are not believed."""
+        ...
+
     def profile(
         self,
         spec: KernelSpec,

@@ -1,0 +1,6 @@
+"""Evaluation: a result is evidence, or it is nothing."""
+
+from kevolve_core.evaluate.executor import LocalExecutor
+from kevolve_core.evaluate.stages import PIPELINE, SEARCH_STAGES, STAGES, Plan, Stage
+
+__all__ = ["PIPELINE", "SEARCH_STAGES", "STAGES", "LocalExecutor", "Plan", "Stage"]

@@ -1,5 +1,6 @@
 """The typed loop IR: the contract between `synth` (which lowers to it) and renderers (which print it)."""
 
+from kevolve_core.ir.affine import Affine, address, affine
 from kevolve_core.ir.expr import (
     OPS,
     Const,
@@ -35,7 +36,7 @@ from kevolve_core.ir.program import (
 )
 
 __all__ = [
-    "COMBINERS", "OPS", "Axis", "Buffer", "Const", "Contract", "Expr", "Index", "Let", "LibraryCall", "Load",
+    "COMBINERS", "OPS", "Affine", "Axis", "Buffer", "Const", "Contract", "Expr", "Index", "Let", "LibraryCall", "Load",
     "LoopNest", "Op", "Operand", "OutputRef", "Program", "Reduce", "Scan", "Search", "Statement", "Step",
-    "Store", "Var", "axes_of", "children", "itemsize", "loads_of", "vars_of", "walk",
+    "Store", "Var", "address", "affine", "axes_of", "children", "itemsize", "loads_of", "vars_of", "walk",
 ]  # fmt: skip

@@ -46,7 +46,7 @@ OPS: dict[str, int] = {
 }  # fmt: skip
 
 
-@frozen
+@frozen(cache_hash=True)
 class Const:
     """A literal. ``value`` may be ``inf``, ``-inf`` or ``nan`` for floating dtypes."""
 
@@ -54,7 +54,7 @@ class Const:
     dtype: str
 
 
-@frozen
+@frozen(cache_hash=True)
 class Index:
     """The value of loop axis ``axis`` (int64)."""
 
@@ -62,7 +62,7 @@ class Index:
     dtype: str = "int64"
 
 
-@frozen
+@frozen(cache_hash=True)
 class Var:
     """The value of an earlier statement of the same nest (`Let`, `Reduce`, `Scan`, `Search`)."""
 
@@ -70,7 +70,7 @@ class Var:
     dtype: str
 
 
-@frozen
+@frozen(cache_hash=True)
 class Load:
     """One element of ``buffer`` at a logical multi-dimensional ``index`` (one integer expression a dimension;
     the buffer's strides turn it into an address). Where ``mask`` is given and false, nothing is read and the
@@ -83,7 +83,7 @@ class Load:
     other: Expr | None = None
 
 
-@frozen
+@frozen(cache_hash=True)
 class Op:
     """Operator ``name`` (a key of `OPS`) applied to ``args``, giving ``dtype``. Arguments are already
     promoted."""

@@ -1,0 +1,91 @@
+"""Opening a built library through ctypes: raw pointers in, nothing out."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from attrs import define, field
+
+from kevolve_core.errors import KevolveError
+
+__all__ = ["CTYPES", "LibraryLoader"]
+
+#: `kevolve_core.native.ARGUMENT_CODES` as ctypes.
+CTYPES: Mapping[str, Any] = {
+    "p": ctypes.c_void_p,
+    "l": ctypes.c_int64,
+    "i": ctypes.c_int32,
+    "d": ctypes.c_double,
+    "f": ctypes.c_float,
+}
+
+
+@define
+class LibraryLoader:
+    """Opens native files of one candidate.
+
+    Every loader opens its own copy of a library: the dynamic linker gives one file one set of static
+    variables, and what an earlier candidate left in them must not reach the next one.
+    """
+
+    binaries: Mapping[str, str]
+    workdir: Path
+    _open: dict[str, ctypes.CDLL] = field(factory=dict, init=False)
+
+    def __call__(self, file: str, functions: Mapping[str, str]) -> Any:
+        """Library ``file`` with ``functions`` as attributes. Raises `KevolveError` for an unknown name."""
+        name = file.removeprefix("./")
+        if name not in self.binaries:
+            raise KevolveError(
+                "the candidate opens a native file that was not built",
+                got=file,
+                where="load_native",
+                mend=f"files built: {', '.join(sorted(self.binaries)) or 'none'}",
+            )
+        library = self._library(self.binaries[name])
+        bound = SimpleNamespace()
+        for function, codes in functions.items():
+            try:
+                symbol = getattr(library, function)
+            except AttributeError:
+                raise KevolveError(
+                    "the native file does not export this function",
+                    got=function,
+                    where=file,
+                    mend=f'define it as `extern "C" void {function}(…)`',
+                ) from None
+            symbol.argtypes = [CTYPES[code] for code in codes]
+            symbol.restype = None
+            setattr(bound, function, symbol)
+        return bound
+
+    def _library(self, path: str) -> ctypes.CDLL:
+        if path not in self._open:
+            folder = Path(tempfile.mkdtemp(prefix="native-", dir=self.workdir))
+            copy = folder / Path(path).name
+            try:
+                shutil.copyfile(path, copy)
+            except FileNotFoundError:
+                raise KevolveError(
+                    "a built library has left the compile cache",
+                    got=path,
+                    where="load_native",
+                    mend="compile the candidate again",
+                ) from None
+            self._open[path] = ctypes.CDLL(str(copy))
+            shutil.rmtree(folder)  # the mapping stays
+        return self._open[path]
+
+    def close(self) -> None:
+        """Unmap the libraries. No function of theirs may be called afterwards."""
+        import _ctypes
+
+        for library in self._open.values():
+            _ctypes.dlclose(library._handle)
+        self._open.clear()

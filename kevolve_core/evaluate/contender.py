@@ -1,0 +1,262 @@
+"""A side of the race: the worker role that runs a candidate or the baselines, with primitives of the
+backend's runner.
+
+It is told what to load and which inputs to use, and answers with seconds and outputs. It never holds an
+expected output or a seed. Whatever a candidate could forge here is checked elsewhere: outputs by the oracle,
+times by the parent's clock.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import inspect
+import math
+import time
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kevolve_core.errors import KevolveError
+from kevolve_core.interfaces import BackendRef
+from kevolve_core.isolate import sandbox
+from kevolve_core.isolate.tensors import flatten, open_block, pack_block, unflatten
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.model import Artifact, Device
+from kevolve_core.registry import load_backend
+from kevolve_core.serial import from_plain
+from kevolve_core.spec.runtime import load_reference
+
+__all__ = ["ContenderRole"]
+
+#: ATen operators that compute and move nothing: what a candidate may call without it being reported.
+_SILENT = frozenset(
+    {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "as_strided", "view",
+     "reshape", "permute", "transpose", "t", "expand", "slice", "select", "detach", "alias", "squeeze",
+     "unsqueeze", "split", "unbind", "view_as", "_unsafe_view", "_reshape_alias", "resize_", "lift_fresh",
+     "is_same_size", "unfold", "split_with_sizes", "chunk", "narrow", "movedim", "expand_as", "_local_scalar_dense", "is_contiguous"}
+)  # fmt: skip
+
+
+class _CallLog(TorchDispatchMode):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, None] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in _SILENT:
+            self.seen[f"{func.namespace}::{name}"] = None
+        return func(*args, **(kwargs or {}))
+
+
+class ContenderRole:
+    """Operations of a contender process (see `kevolve_core.isolate.worker`).
+
+    Args:
+        ref: the backend, as plain values.
+        device: the device, as plain values.
+        spec: the spec as plain values; None for a process that runs candidates, which never sees the
+        reference.
+        threads: CPU threads for torch.
+        workdir: scratch directory.
+        grants: sandbox exceptions (``network``, ``write``) the plugin was given.
+    """
+
+    def __init__(
+        self, ref: Any, device: Any, spec: Any | None, threads: int, workdir: str, grants: Sequence[str] = ()
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._spec = None if spec is None else from_plain(KernelSpec, spec)
+        backend = load_backend(from_plain(BackendRef, ref))
+        self._runner = backend.runner(from_plain(Device, device))
+        self._runner.open(Path(workdir))
+        self._workdir = workdir
+        if self._spec is None:
+            self._sandbox = sandbox.confine(network="network" in grants, write="write" in grants)
+        else:
+            sandbox.hide_memory()
+            self._sandbox = "trusted"
+        self._programs: dict[str, Callable[..., Any]] = {}
+        self._program: Callable[..., Any] | None = None
+        self._pristine = _fingerprint()
+        self._inputs: list[Any] = []
+        self._original: list[Any] = []
+        self._output: Any = None
+        self._previous: Any = None
+
+    def op_info(self) -> tuple[Any, list[Any]]:
+        """What confines this process, in words."""
+        return {"sandbox": self._sandbox, "threads": torch.get_num_threads()}, []
+
+    def op_load(
+        self,
+        fds: Sequence[int],
+        key: str,
+        artifact: Any,
+        folder: str,
+        symbol: str,
+        fallback_symbol: str,
+        state: Any,
+        training: bool,
+    ) -> tuple[Any, list[Any]]:
+        """Import a candidate, construct it and give it the reference's weights."""
+        weights = open_block(fds[0], state["layout"], copy=True)
+        module = self._runner.load(from_plain(Artifact, artifact), Path(folder))
+        target: Any = _exported(module, symbol, fallback_symbol)
+        if inspect.isclass(target):
+            target = target(*state["args"], **state["kwargs"])
+            _check_state(target, weights)
+            target.load_state_dict(weights)
+            target.train(training).requires_grad_(False)
+            target = self._runner.to_device(target)
+        self._programs[key] = target
+        return None, []
+
+    def op_load_baseline(
+        self, fds: Sequence[int], key: str, factory: str, case: str, state: Any
+    ) -> tuple[Any, list[Any]]:
+        """Build a baseline from the reference, with the same weights as every other side."""
+        assert self._spec is not None
+        reference = load_reference(self._spec, self._spec.case(case), 0)
+        if reference.module is not None:
+            reference.module.load_state_dict(open_block(fds[0], state["layout"], copy=True))
+            self._runner.to_device(reference.module)
+        module, _, name = factory.partition(":")
+        self._programs[key] = getattr(importlib.import_module(module), name)(reference.call)
+        return None, []
+
+    def op_forget(self) -> tuple[Any, list[Any]]:
+        """Drop every program and the candidate's module."""
+        self._programs.clear()
+        self._program = self._output = self._previous = None
+        self._inputs = []
+        self._runner.reset()
+        gc.collect()
+        return None, []
+
+    def op_prepare(
+        self, fds: Sequence[int], key: str, layout: Any, flush: bool, poison: int
+    ) -> tuple[Any, list[Any]]:
+        """Fresh device copies of the inputs at new addresses, free memory poisoned, caches flushed."""
+        self._program = self._programs[key]
+        self._output = None
+        leaves, structure = flatten(open_block(fds[0], layout))
+        self._original = leaves
+        moved = [self._runner.upload(v) if isinstance(v, torch.Tensor) else v for v in leaves]
+        self._inputs = unflatten(structure, moved)
+        gc.collect(0)
+        if poison:
+            self._runner.poison(poison)
+        if flush:
+            self._runner.flush_cache()
+        self._runner.synchronize()
+        return None, []
+
+    def op_run(self, check: bool = False) -> tuple[Any, list[Any]]:
+        """One call on the prepared inputs. ``seconds`` is the device's time for it. With ``check`` the
+        process is looked over afterwards: patched functions, activity that outlives the call."""
+        program, runner = self._program, self._runner
+        assert program is not None
+        inputs = self._inputs
+        gc.disable()
+        try:
+            with torch.no_grad():
+                start = runner.timestamp()
+                output = program(*inputs)
+                end = runner.timestamp()
+            runner.synchronize()
+        finally:
+            gc.enable()
+        self._previous, self._output = self._output, output
+        seconds = runner.elapsed(start, end)
+        if not check:
+            return {"seconds": seconds}, []
+        return {
+            "seconds": seconds,
+            "foreign": runner.foreign_activity(),
+            "patched": _patched(self._pristine),
+        }, []
+
+    def op_collect(self) -> tuple[Any, list[Any]]:
+        """The last output as a block, and which inputs the call changed."""
+        leaves, structure = flatten(self._output)
+        host = [self._runner.download(v) if isinstance(v, torch.Tensor) else v for v in leaves]
+        changed = [
+            i
+            for i, (now, then) in enumerate(zip(flatten(self._inputs)[0], self._original, strict=True))
+            if isinstance(then, torch.Tensor) and not _same_bits(self._runner.download(now), then)
+        ]
+        block = pack_block(unflatten(structure, host), keep_strides=False)
+        return {"layout": block.layout, "changed": changed}, [block]
+
+    def op_trace(self) -> tuple[Any, list[Any]]:
+        """Library operators that one call on the prepared inputs goes through."""
+        assert self._program is not None
+        with torch.no_grad(), _CallLog() as log:
+            self._program(*self._inputs)
+        return {"library_calls": list(log.seen)}, []
+
+
+def _exported(module: types.ModuleType, symbol: str, fallback: str) -> Any:
+    for name in (symbol,) if symbol else ("ModelNew", fallback):
+        found = getattr(module, name, None)
+        if found is not None:
+            return found
+    wanted = symbol or f"ModelNew or {fallback}"
+    raise KevolveError("the candidate's entry does not define what it should", got=f"no {wanted}")
+
+
+def _check_state(module: Any, weights: dict[str, Any]) -> None:
+    own = module.state_dict()
+    missing, unexpected = sorted(weights.keys() - own.keys()), sorted(own.keys() - weights.keys())
+    if missing or unexpected:
+        raise KevolveError(
+            "the candidate's state does not match the reference's",
+            got=f"missing {missing}, unexpected {unexpected}",
+            mend="register parameters and buffers under the reference's names",
+        )
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Bit equality, so that NaN equals itself and -0.0 is not 0.0."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.numel() == 0:
+        return True
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(a.element_size())
+    if width is None or a.is_complex():
+        return bool(torch.equal(torch.view_as_real(a), torch.view_as_real(b)))
+    return bool(torch.equal(a.contiguous().view(width), b.contiguous().view(width)))
+
+
+_WATCHED: tuple[Any, ...] = (
+    torch, torch.Tensor, torch.nn.functional, torch.nn.Module, time, math, gc,
+    __import__("builtins"), __import__("socket").socket, __import__("json"), __import__("mmap"),
+)  # fmt: skip
+
+
+def _fingerprint() -> dict[tuple[int, str], int]:
+    """Identity of every function that judging and timing lean on, taken before candidate code is loaded."""
+    own = [
+        importlib.import_module(m)
+        for m in ("kevolve_core.isolate.channel", "kevolve_core.isolate.tensors", __name__)
+    ]
+    classes = [v for m in own for v in vars(m).values() if inspect.isclass(v) and v.__module__ == m.__name__]
+    return {
+        (i, name): id(value)
+        for i, owner in enumerate((*_WATCHED, *own, *classes))
+        for name, value in vars(owner).items()
+        if callable(value) and not isinstance(value, types.ModuleType)
+    }
+
+
+def _patched(before: dict[tuple[int, str], int]) -> str:
+    """Names of watched functions that are no longer what they were, or ""."""
+    now = _fingerprint()
+    changed = sorted({name for (i, name), value in before.items() if now.get((i, name), value) != value})
+    return ", ".join(changed[:5])

@@ -1,0 +1,217 @@
+"""`LocalExecutor`: evaluations on this machine. Building runs on a thread a core, the device is one thread's.
+
+A candidate's faults become verdicts; only faults of the installation (no compiler, a reference that fails, a
+full disk) make a future raise.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from kevolve_core.errors import CompileError, DegenerateSpecError, UnsupportedError, WorkerError
+from kevolve_core.evaluate.race import RejectedError
+from kevolve_core.evaluate.session import Session
+from kevolve_core.evaluate.stages import PIPELINE, Plan, Stage, Trial, score
+from kevolve_core.interfaces import Backend, BackendRef, EvaluationRequest
+from kevolve_core.isolate.process import RemoteError
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.model import Device, Evaluation, Evidence, StageRecord, Verdict, VerdictKind
+
+__all__ = ["LocalExecutor"]
+
+_KINDS: Mapping[str, VerdictKind] = {
+    "timeout": VerdictKind.TIMEOUT,
+    "crash": VerdictKind.CRASH,
+    "exception": VerdictKind.CRASH,
+    "out_of_memory": VerdictKind.OUT_OF_MEMORY,
+    "protocol": VerdictKind.RULE_VIOLATION,
+}
+
+
+class LocalExecutor:
+    """Evaluates candidates of one spec on one device of this machine.
+
+    Args:
+        ref: how worker processes find the backend.
+        backend: the same backend in this process.
+        device: one of its devices.
+        spec: what is evaluated; requests must carry the same one.
+        seed: of the reference's weights and of what is chosen at random about an evaluation.
+        secret: of input data; drawn from the system unless given (a repeat of a stored verdict gives it).
+        plan: how much is measured.
+        on_stage: called with (candidate id, stage name) when a stage starts; from an executor thread.
+    """
+
+    def __init__(
+        self,
+        ref: BackendRef,
+        backend: Backend,
+        device: Device,
+        spec: KernelSpec,
+        *,
+        seed: int = 0,
+        secret: int | None = None,
+        plan: Plan | None = None,
+        on_stage: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.secret = secrets.randbits(48) if secret is None else secret
+        self._plan = plan or Plan()
+        self._compiler = backend.compiler(device)
+        self._memory: dict[str, Any] = {}
+        self._on_stage = on_stage or (lambda _candidate, _stage: None)
+        self._closed = Event()
+        self._scratch = Path(tempfile.mkdtemp(prefix="kevolve-"))
+        self._session = Session(
+            ref, backend, device, spec, seed=seed, secret=self.secret, workdir=self._scratch / "session"
+        )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._builders = ThreadPoolExecutor(cores, thread_name_prefix="kevolve-build")
+        self._timer = ThreadPoolExecutor(1, thread_name_prefix="kevolve-device")
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the baselines that run on this spec."""
+        return tuple(b.name for b in self._session.baselines())
+
+    @property
+    def broken_baselines(self) -> Mapping[str, str]:
+        """Baselines that could not run, with the reason."""
+        return self._session.broken_baselines
+
+    def check_spec(self) -> None:
+        """Run the reference on every case and see that the oracle is worth asking.
+
+        Raises:
+            SpecError: the reference fails on a case.
+            DegenerateSpecError: worthless outputs would pass.
+        """
+        self._timer.submit(self._check_spec).result()
+
+    def _check_spec(self) -> None:
+        for case in self.spec.cases:
+            self._session.plan(case)
+        for case in self.spec.timed_cases:
+            accepted = self._session.ask("audit", {"case": case.name}).value["accepted"]
+            if accepted:
+                raise DegenerateSpecError(
+                    f"the oracle would accept {accepted[0]} as the answer",
+                    got=", ".join(accepted),
+                    where=f"{self.spec.name}, case '{case.name}'",
+                    mend="give inputs on which the answer matters, or tighten the precision policy; "
+                    "`--allow-degenerate` runs it and lists it apart",
+                )
+
+    def submit(self, request: EvaluationRequest) -> Future[Evaluation]:
+        """Evaluate. Stages run in pipeline order whatever their order in the request; `compile` is
+        implied."""
+        wanted = {*request.stages, "compile"}
+        stages = [s for s in PIPELINE if s.name in wanted]
+        trial = Trial(request, self._session, self._compiler, self._plan, self._memory)
+        records: list[StageRecord] = []
+        started = time.perf_counter()
+        done: Future[Evaluation] = Future()
+        done.set_running_or_notify_cancel()
+
+        def finish(verdict: Verdict | None, error: BaseException | None = None) -> None:
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(self._evaluation(trial, verdict, records, started))
+
+        def step(on_device: bool) -> bool:
+            """Run this side's stages; False when the trial ended."""
+            for stage in stages:
+                if stage.on_device == on_device:
+                    try:
+                        verdict = self._run_stage(stage, trial, records)
+                    except BaseException as error:
+                        finish(None, CancelledError() if self._closed.is_set() else error)
+                        return False
+                    if verdict is not None:
+                        finish(verdict)
+                        return False
+            return True
+
+        def on_device() -> None:
+            if step(on_device=True):
+                finish(None)
+
+        def build() -> None:
+            if step(on_device=False):
+                try:
+                    self._timer.submit(on_device)
+                except RuntimeError:  # closed meanwhile
+                    finish(None, CancelledError())
+
+        self._builders.submit(build)
+        return done
+
+    def close(self) -> None:
+        """Kill the workers and cancel what is outstanding. Safe to call again."""
+        self._closed.set()
+        self._builders.shutdown(wait=False, cancel_futures=True)
+        self._timer.shutdown(wait=False, cancel_futures=True)
+        self._session.close()
+        self._builders.shutdown(wait=True)
+        self._timer.shutdown(wait=True)
+        self._session.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _run_stage(self, stage: Stage, trial: Trial, records: list[StageRecord]) -> Verdict | None:
+        """Run one stage and record it; a verdict when it decides against the candidate."""
+        if self._closed.is_set():
+            raise CancelledError
+        self._on_stage(trial.request.candidate.id, stage.name)
+        start = time.perf_counter()
+        try:
+            detail = stage.run(trial)
+        except (RejectedError, CompileError, UnsupportedError, WorkerError) as error:
+            verdict = _verdict(error, stage.name)
+            seconds = time.perf_counter() - start
+            records.append(StageRecord(stage.name, seconds, verdict.kind.value))
+            return verdict
+        records.append(StageRecord(stage.name, time.perf_counter() - start, "passed", dict(detail)))
+        return None
+
+    def _evaluation(
+        self, trial: Trial, verdict: Verdict | None, records: list[StageRecord], started: float
+    ) -> Evaluation:
+        accepted = verdict is None
+        final = verdict or Verdict(VerdictKind.ACCEPTED, stage=records[-1].stage if records else "")
+        value = score(trial) if accepted else None
+        evidence = trial.measurements[-1].evidence if trial.measurements else Evidence.COMPILED
+        return Evaluation(
+            candidate_id=trial.request.candidate.id,
+            verdict=final,
+            stages=tuple(records),
+            measurements=tuple(trial.measurements),
+            score=value,
+            evidence=evidence,
+            profile=trial.profile,
+            library_calls=trial.library_calls,
+            seed=self.secret,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _verdict(error: Exception, stage: str) -> Verdict:
+    if isinstance(error, RejectedError):
+        return Verdict(VerdictKind(error.kind), error.reason, stage, error.detail)
+    if isinstance(error, CompileError):
+        return Verdict(VerdictKind.COMPILE_ERROR, error.what, stage, {"log": error.log})
+    if isinstance(error, UnsupportedError):
+        return Verdict(VerdictKind.UNSUPPORTED, str(error), stage)
+    assert isinstance(error, WorkerError)
+    detail = {"log": error.log} if isinstance(error, RemoteError) else {"got": str(error.got or "")}
+    return Verdict(_KINDS.get(error.kind, VerdictKind.CRASH), error.what, stage, detail)

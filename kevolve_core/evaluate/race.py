@@ -1,0 +1,174 @@
+"""Timing: contenders interleaved call by call on fresh data, under the device lock, with outputs of the timed
+calls checked and the workers' clocks held against this process's own."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+
+from kevolve_core.evaluate.lock import timing
+from kevolve_core.evaluate.session import Contender, Session, closing
+from kevolve_core.evaluate.statistics import paired_ratio
+from kevolve_core.kernelspec import Case
+from kevolve_core.model import Evidence, Measurement, Ratio
+
+__all__ = ["RejectedError", "Samples", "judge_output", "measure", "measurement"]
+
+#: A worker's seconds may fall short of the parent's wall time for the same request by this share and this
+#: much: the request travels through a socket and two schedulers. `estimated`; a forged clock has to stay inside.
+_CLOCK_SHARE, _CLOCK_SLACK = 0.5, 3e-3
+
+
+@frozen
+class RejectedError(Exception):
+    """A contender did something that decides its verdict. ``kind`` is a `VerdictKind` value."""
+
+    kind: str
+    reason: str
+    detail: Mapping[str, Any] = field(factory=dict)
+
+
+@define
+class Samples:
+    """Seconds by contender's name; index ``i`` of every list is round ``i``."""
+
+    seconds: dict[str, list[float]] = field(factory=dict)
+    wall: dict[str, list[float]] = field(factory=dict)
+    checked: int = 0
+
+
+def judge_output(session: Session, contender: Contender, inputs: Any) -> None:
+    """Hand the last output of an untrusted contender to the oracle; raises `RejectedError` when it is wrong."""
+    reply, fd = contender.collect()
+    try:
+        if reply.value["changed"]:
+            raise RejectedError(
+                "rule_violation",
+                f"modifies input {reply.value['changed'][0]}",
+                {**inputs.label, "inputs": reply.value["changed"]},
+            )
+        arguments = {"handle": inputs.handle, "layout": reply.value["layout"]}
+        verdict = session.ask("judge", arguments, (fd,)).value
+    finally:
+        os.close(fd)
+    if not verdict["ok"]:
+        kind = "rule_violation" if verdict.get("rule") else "wrong_result"
+        raise RejectedError(kind, verdict["reason"], {**inputs.label, **verdict.get("detail", {})})
+
+
+def register_baseline(session: Session, eager: Contender, inputs: Any) -> None:
+    """Let the oracle take the eager baseline's last output as the parity yardstick of these inputs."""
+    reply, fd = eager.collect()
+    try:
+        session.ask("baseline", {"handle": inputs.handle, "layout": reply.value["layout"]}, (fd,))
+    finally:
+        os.close(fd)
+
+
+def measure(
+    session: Session,
+    case: Case,
+    candidates: Sequence[Contender],
+    baselines: Sequence[Contender],
+    *,
+    rounds: int,
+    checks: int,
+    seed: int,
+    seconds: float,
+) -> Samples:
+    """Time everyone in rounds. A round draws fresh inputs and calls each contender once on its own copies, in
+    random order; ``checks`` rounds at random also have the candidates' outputs judged.
+
+    Args:
+        rounds: rounds wanted, after one that is not counted.
+        seconds: wall seconds after which no further round starts; at least three are taken.
+
+    Raises:
+        RejectedError: an output was wrong, an input changed, a clock disagreed, or something ran beside the call.
+        WorkerError: a worker died.
+    """
+    rng = random.Random(seed)
+    samples = Samples({c.name: [] for c in (*candidates, *baselines)}, {c.name: [] for c in candidates})
+    eager = next((b for b in baselines if b.name == "eager"), None)
+    check_rounds = {0, *rng.sample(range(1, rounds + 1), min(checks, rounds))}
+    poison = session.plan(case).output_bytes
+    deadline = time.monotonic() + seconds
+    with timing(session.device):
+        for i in range(rounds + 1):
+            if i > 3 and time.monotonic() > deadline:
+                break
+            order = [*candidates, *baselines]
+            rng.shuffle(order)
+            with closing(session.fresh(case), session) as inputs:
+                for contender in order:
+                    contender.prepare(inputs, flush=True, poison=poison)
+                    reply = contender.run(check=contender in candidates)
+                    if contender in candidates:
+                        _inspect(contender, reply.value, samples, reply.seconds)
+                    if i:
+                        samples.seconds[contender.name].append(float(reply.value["seconds"]))
+                if i in check_rounds:
+                    if eager is not None:
+                        register_baseline(session, eager, inputs)
+                    for contender in candidates:
+                        judge_output(session, contender, inputs)
+                    samples.checked += 1
+    for contender in candidates:
+        _compare_clocks(samples, contender.name)
+    return samples
+
+
+def _inspect(contender: Contender, value: Mapping[str, Any], samples: Samples, wall: float) -> None:
+    seconds = value.get("seconds")
+    if not isinstance(seconds, float) or not 0 < seconds <= wall:
+        raise RejectedError(
+            "rule_violation", f"reports an impossible time of {seconds!r} s", {"wall_seconds": wall}
+        )
+    if value.get("patched"):
+        raise RejectedError("rule_violation", f"patches {value['patched']}")
+    if value.get("foreign"):
+        raise RejectedError("rule_violation", f"works outside the timed call: {value['foreign']}")
+    samples.wall[contender.name].append(wall - seconds)
+
+
+def _compare_clocks(samples: Samples, name: str) -> None:
+    """The parent saw each request from outside. What it saw beyond the reported time is overhead that has
+    nothing to do with the kernel; where it is systematically large beside the reported time, the report is
+    not to be believed."""
+    gaps = sorted(samples.wall[name])
+    seconds = sorted(samples.seconds[name])
+    if not seconds:
+        return
+    gap, reported = gaps[len(gaps) // 2], seconds[len(seconds) // 2]
+    if gap > _CLOCK_SHARE * reported + _CLOCK_SLACK:
+        raise RejectedError(
+            "rule_violation",
+            "reports less time than passed",
+            {"reported_seconds": reported, "unexplained_seconds": gap},
+        )
+
+
+def measurement(
+    samples: Samples, name: str, case: str, session: Session, phase: str, floor: float, seed: int
+) -> Measurement:
+    """The samples of one candidate as a `Measurement` with paired ratios against every baseline."""
+    candidate = samples.seconds[name]
+    others = {n: s for n, s in samples.seconds.items() if n != name and len(s) == len(candidate)}
+    ratios: dict[str, Ratio] = {n: paired_ratio(s, candidate, seed) for n, s in others.items()}
+    best = min(others, key=lambda n: sorted(others[n])[len(others[n]) // 2], default="")
+    return Measurement(
+        case=case,
+        device=f"{session.device.id} ({session.device.name})",
+        evidence=Evidence(session.backend.manifest.evidence),
+        phase=phase,
+        candidate=tuple(candidate),
+        baselines={n: tuple(s) for n, s in others.items()},
+        ratios=ratios,
+        best_baseline=best,
+        floor_seconds=floor,
+    )

@@ -1,0 +1,189 @@
+"""When is a result right? Scaled tolerances, judged leaf by leaf against a float64 reference.
+
+``parity``: the largest absolute error may be twice that of the baseline on the same input, or four units of
+the output type's epsilon times the output's scale, whichever is larger. The scale is the RMS of the finite
+reference values; where their spread (standard deviation) is under 2 % of that, the spread is the scale, since
+otherwise a constant would pass. ``relaxed``: ``|out - ref| <= atol + rtol * |ref|`` everywhere. Non-finite
+values must stand where the reference, rounded to the output type, or the baseline has the same ones. Integers
+and booleans equal the reference or the baseline.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import field, frozen
+
+from kevolve_core.kernelspec import Precision
+
+__all__ = ["BaselineLeaf", "Mismatch", "baseline_leaf", "compare", "scale_of"]
+
+_SPREAD_SHARE = 0.02
+
+
+@frozen
+class BaselineLeaf:
+    """What one output leaf of the eager baseline contributes to the judgement of others on the same input."""
+
+    error: float
+    value: torch.Tensor = field(eq=False)
+
+
+@frozen
+class Mismatch:
+    """Why a leaf is wrong: worst element, its error and the bound. ``index`` is None for whole-tensor
+    reasons."""
+
+    reason: str
+    index: tuple[int, ...] | None = None
+    got: float | int | None = None
+    expected: float | int | None = None
+    error: float | None = None
+    bound: float | None = None
+    wrong_elements: int = 0
+
+    def detail(self) -> dict[str, Any]:
+        """JSON values for a verdict."""
+        plain = {
+            "index": list(self.index) if self.index is not None else None,
+            "got": _json_number(self.got),
+            "expected": _json_number(self.expected),
+            "error": _json_number(self.error),
+            "bound": _json_number(self.bound),
+            "wrong_elements": self.wrong_elements,
+        }
+        return {k: v for k, v in plain.items() if v is not None}
+
+
+def _json_number(value: float | int | None) -> float | int | str | None:
+    if isinstance(value, float) and not (-float("inf") < value < float("inf")):
+        return repr(value)
+    return value
+
+
+def scale_of(reference: torch.Tensor) -> float:
+    """RMS of the finite values, or their spread where that is under 2 % of the RMS; 0.0 for an empty
+    tensor."""
+    finite = reference[torch.isfinite(reference)] if not bool(torch.isfinite(reference).all()) else reference
+    if finite.numel() == 0:
+        return 0.0
+    flat = finite.reshape(-1)
+    rms = float(torch.linalg.vector_norm(flat) / flat.numel() ** 0.5)
+    if flat.numel() < 2 or rms == 0.0:
+        return rms
+    spread = float(flat.std(correction=0))
+    return spread if spread < _SPREAD_SHARE * rms else rms
+
+
+def baseline_leaf(value: torch.Tensor, reference: torch.Tensor) -> BaselineLeaf:
+    """The baseline's own error against ``reference`` (float64, or the exact integers)."""
+    if not value.is_floating_point():
+        return BaselineLeaf(0.0, value)
+    both = torch.isfinite(value) & torch.isfinite(reference)
+    error = (value.to(torch.float64) - reference).abs_()
+    error[~both] = 0.0
+    return BaselineLeaf(float(error.max()) if error.numel() else 0.0, value)
+
+
+def compare(
+    out: torch.Tensor, reference: torch.Tensor, baseline: BaselineLeaf | None, precision: Precision
+) -> Mismatch | None:
+    """None when ``out`` is right.
+
+    Args:
+        out: the candidate's leaf, of the expected shape and dtype.
+        reference: float64 values of the same shape (or exact integers or booleans).
+        baseline: the eager baseline's leaf on the same input, where there is one.
+    """
+    if out.numel() == 0:
+        return None
+    if not out.is_floating_point():
+        return _compare_exact(out, reference, baseline)
+    expected = reference.to(out.dtype)
+    if (mismatch := _compare_nonfinite(out, expected, baseline)) is not None:
+        return mismatch
+    finite = torch.isfinite(out) & torch.isfinite(reference)
+    error = (out.to(torch.float64) - reference).abs_()
+    error[~finite] = 0.0
+    if precision.policy == "relaxed":
+        bound = reference.abs() * precision.rtol + precision.atol
+        bound[~finite] = 0.0
+        excess = error - bound
+        limit = 0.0
+    else:
+        excess = error
+        limit = 4 * torch.finfo(out.dtype).eps * scale_of(reference)
+        if baseline is not None:
+            limit = max(limit, 2 * baseline.error)
+    worst = int(excess.argmax())
+    if float(excess.reshape(-1)[worst]) <= limit:
+        return None
+    index = _unravel(worst, out.shape)
+    return Mismatch(
+        "values differ from the float64 reference by more than the tolerance",
+        index,
+        out[index].item(),
+        reference[index].item(),
+        float(error[index]),
+        float(bound[index]) if precision.policy == "relaxed" else limit,
+        int((excess > limit).sum()),
+    )
+
+
+def _compare_exact(
+    out: torch.Tensor, reference: torch.Tensor, baseline: BaselineLeaf | None
+) -> Mismatch | None:
+    wrong = out != reference.to(out.dtype)
+    if baseline is not None:
+        wrong &= out != baseline.value
+    if not bool(wrong.any()):
+        return None
+    index = _unravel(int(wrong.reshape(-1).to(torch.uint8).argmax()), out.shape)
+    return Mismatch(
+        "integers or booleans differ",
+        index,
+        out[index].item(),
+        reference[index].item(),
+        wrong_elements=int(wrong.sum()),
+    )
+
+
+def _compare_nonfinite(
+    out: torch.Tensor, expected: torch.Tensor, baseline: BaselineLeaf | None
+) -> Mismatch | None:
+    """Infinities must equal, NaN must meet NaN: with the rounded reference or with the baseline."""
+    suspicious = ~(torch.isfinite(out) & torch.isfinite(expected))
+    if not bool(suspicious.any()):
+        return None
+    same = _same_nonfinite(out, expected)
+    if baseline is not None:
+        same |= _same_nonfinite(out, baseline.value)
+    wrong = suspicious & ~same
+    if not bool(wrong.any()):
+        return None
+    index = _unravel(int(wrong.reshape(-1).to(torch.uint8).argmax()), out.shape)
+    what = "NaN" if bool(torch.isnan(out[index])) else "infinity or NaN"
+    return Mismatch(
+        f"{what} where the reference has something else",
+        index,
+        out[index].item(),
+        expected[index].item(),
+        wrong_elements=int(wrong.sum()),
+    )
+
+
+def _same_nonfinite(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (
+        (torch.isnan(a) & torch.isnan(b))
+        | (torch.isinf(a) & (a == b))
+        | (torch.isfinite(a) & torch.isfinite(b))
+    )
+
+
+def _unravel(flat: int, shape: torch.Size) -> tuple[int, ...]:
+    index = []
+    for n in reversed(shape):
+        index.append(flat % n)
+        flat //= n
+    return tuple(reversed(index))

@@ -1,0 +1,79 @@
+"""The program of a worker process: one role object that answers requests over a channel until its parent
+goes.
+
+Started as ``python -m kevolve_core.isolate.worker CHANNEL LIFELINE``. The first message names the role
+(``module:class``) and its configuration. A role has a method ``op_NAME(**arguments) -> (reply, blocks)`` an
+operation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+import traceback
+from typing import Any
+
+from kevolve_core.isolate import sandbox
+from kevolve_core.isolate.channel import Channel
+
+__all__ = ["main"]
+
+_LOG_LIMIT = 6_000  # characters of a traceback that travel
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    text = "".join(traceback.format_exception(error))
+    kind = "out_of_memory" if _is_memory_error(error) else "exception"
+    return {
+        "error": {
+            "type": type(error).__name__,
+            "message": str(error)[:_LOG_LIMIT],
+            "log": text[-_LOG_LIMIT:],
+            "kind": kind,
+        }
+    }
+
+
+def _is_memory_error(error: BaseException) -> bool:
+    """Python's, torch's CPU and torch's device allocators each say it in their own way."""
+    name, text = type(error).__name__, str(error)
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "not enough memory" in text
+
+
+def main() -> None:
+    channel_fd, lifeline = int(sys.argv[1]), int(sys.argv[2])
+    sandbox.die_with(lifeline)
+    channel = Channel(socket.socket(fileno=channel_fd))
+    first, _ = channel.receive()
+    if first.get("drop_privileges"):
+        sandbox.drop_privileges()
+    try:
+        module, _, name = first["role"].partition(":")
+        role = getattr(importlib.import_module(module), name)(**first["config"])
+        channel.send({"ok": {"pid": os.getpid()}, "id": first["id"]})
+    except Exception as error:
+        channel.send({**_failure(error), "id": first["id"]})
+        return
+    while True:
+        try:
+            request, fds = channel.receive()
+        except EOFError:
+            return
+        blocks: list[Any] = []
+        try:
+            operation = getattr(role, "op_" + request["op"])
+            reply, blocks = operation(*([fds] if fds else []), **request.get("arguments", {}))
+            answer = {"ok": reply, "id": request["id"]}
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            answer = {**_failure(error), "id": request["id"]}
+        channel.send(answer, [b.fd for b in blocks])
+        for block in blocks:
+            block.close()
+        for fd in fds:
+            os.close(fd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""One plugin as a registry knows it: where it is, what it was granted, and what came of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import Factory, define
+
+from kevolve_core.errors import KevolveError
+from kevolve_core.registry.contributions import Contributions
+from kevolve_core.registry.probe import ProbeReport
+from kevolve_core.registry.source import PluginSource
+from kevolve_core.registry.status import Fault, PluginState, PluginStatus
+
+__all__ = ["Plugin"]
+
+
+@define(eq=False)
+class Plugin:
+    """``refusal`` is known before anything of the plugin runs; ``clash`` once others are known too."""
+
+    name: str
+    source: PluginSource | None = None
+    distribution: str = ""
+    version: str = ""
+    options: Mapping[str, Any] = Factory(dict)
+    options_where: str = ""
+    priority: int = 0
+    required: bool = False
+    refusal: Fault | None = None
+    clash: Fault | None = None
+    report: ProbeReport | None = None
+    fresh: bool = False  # the report was made by this process, not read from the cache
+    loaded: Contributions | None = None
+    embedded: bool = False  # handed over by an embedder: imported already, and by him
+
+    @property
+    def where(self) -> str:
+        origin = f"{self.distribution} {self.version}".strip() or str(self.source or "")
+        return f"plugin '{self.name}'" + (f" ({origin})" if origin else "")
+
+    def provides(self) -> Mapping[str, tuple[str, ...]]:
+        if self.loaded is not None:
+            return self.loaded.provides()
+        return self.report.provides if self.report is not None else {}
+
+    def whole_fault(self) -> Fault | None:
+        """Why nothing of the plugin can be used, not even imported, or None."""
+        return self.refusal or self.clash or (self.report.fault if self.report else None)
+
+    def fault(self) -> Fault | None:
+        """Why the plugin is not ready: a fault of the whole, or of every backend it has."""
+        found = self.whole_fault()
+        if found is not None or self.report is None or not self.report.backends:
+            return found
+        faults = [each.fault for each in self.report.backends.values()]
+        return None if None in faults else faults[0]
+
+    def backend_fault(self, name: str) -> Fault | None:
+        """Why backend ``name`` of it cannot be used, or None."""
+        whole = self.whole_fault()
+        if whole is not None or self.report is None or name not in self.report.backends:
+            return whole
+        return self.report.backends[name].fault
+
+    def status(self) -> PluginStatus:
+        fault = self.fault()
+        report = self.report or ProbeReport()
+        seen = report.backends.values()
+        partly = "; ".join(each.fault.cause for each in seen if each.fault and fault is None)
+        provides = self.provides()
+        return PluginStatus(
+            name=self.name,
+            state=fault.state if fault else PluginState.READY,
+            cause=fault.cause if fault else partly,
+            mend=fault.mend if fault else "; ".join(e.fault.mend for e in seen if e.fault),
+            distribution=self.distribution,
+            version=self.version,
+            backends=provides.get("backend", ()),
+            devices=() if fault else tuple(device for each in seen for device in each.devices),
+            provides={kind: names for kind, names in provides.items() if kind != "backend"},
+            source=str(self.source or ""),
+        )
+
+    def error(self, fault: Fault, what: str) -> KevolveError:
+        """The exception for using it in spite of ``fault``."""
+        return fault.error(f"{what}: plugin '{self.name}' is {fault.state}", self.where)
