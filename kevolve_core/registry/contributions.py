@@ -10,6 +10,7 @@ from attrs import Factory, define
 
 from kevolve_core.errors import PluginError
 from kevolve_core.interfaces import Backend, Manifest
+from kevolve_core.registry.compat import check_api
 
 __all__ = ["KINDS", "BackendFactory", "Contributions"]
 
@@ -49,6 +50,7 @@ class Contributions:
                 where="registry.add_backend",
                 mend="registry.add_backend(Manifest(name=…, …), factory)",
             )
+        check_api(manifest)
         self.add("backend", manifest.name, factory)
         self.manifests[manifest.name] = manifest
 

@@ -79,7 +79,7 @@ def _plugins(
         table = tables.get(name)
         offers = installed.get(name, [])
         if table is not None and file is not None:
-            found.append(_listed(table, offers, file, allowed))
+            found.append(_listed(table, offers, file, allowed, [n for n in installed if n not in tables]))
         else:
             found += _unlisted(name, offers, file, allowed)
     for plugin in found:
@@ -110,7 +110,11 @@ def _unlisted(
 
 
 def _listed(
-    table: PluginTable, offers: list[_Installed], file: PluginsFile, allowed: tuple[str, ...]
+    table: PluginTable,
+    offers: list[_Installed],
+    file: PluginsFile,
+    allowed: tuple[str, ...],
+    unlisted: list[str],
 ) -> Plugin:
     where = f"{file.file}:plugins.{table.name}"
     wanted = canonicalize_name(table.distribution) if table.distribution else ""
@@ -125,7 +129,8 @@ def _listed(
         plugin = _installed_plugin(fitting[0])
     else:
         others = ", ".join(sorted(o.distribution for o in offers))
-        hint = f"distribution '{others}' offers one of that name" if others else ""
+        offered = f"only {others} offers a plugin of that name" if others else ""
+        hint = offered or ("" if table.distribution else suggest(table.name, unlisted))
         plugin = _missing(table.name, hint, table.distribution or f"kevolve-{table.name}")
     plugin.options, plugin.options_where = table.options, f"{where}.options"
     plugin.priority, plugin.required = table.priority, table.required
@@ -171,12 +176,8 @@ def _installed_plugin(offer: _Installed) -> Plugin:
 
 
 def _missing(name: str, hint: str, distribution: str) -> Plugin:
-    fault = Fault(
-        PluginState.UNAVAILABLE,
-        "it is not installed",
-        hint or f"pip install {distribution}, or remove its name",
-    )
-    return Plugin(name, refusal=fault)
+    mend = f"pip install {distribution}, or remove its name" + (f"; {hint}" if hint else "")
+    return Plugin(name, refusal=Fault(PluginState.UNAVAILABLE, "it is not installed", mend))
 
 
 def _off(cause: str, mend: str) -> Fault:

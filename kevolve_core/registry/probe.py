@@ -35,6 +35,9 @@ PROBE_SECONDS = 30.0
 #: Changes when the layout of a cached report does.
 _LAYOUT = 1
 
+#: A report is good for a day: a driver or a library that is exchanged leaves no other trace (estimated).
+_CACHE_SECONDS = 24 * 3600
+
 _BOOT = (
     "import json, sys; request = json.load(open(sys.argv[1])); sys.path[:] = request['sys_path'];"
     "from kevolve_core.registry.child import main; main(request, sys.argv[2])"
@@ -198,6 +201,8 @@ class ProbeCache:
 
     def get(self, key: str) -> ProbeReport | None:
         try:
+            if time.time() - self._file(key).stat().st_mtime > _CACHE_SECONDS:
+                return None
             return from_plain(ProbeReport, json.loads(self._file(key).read_text()))
         except FileNotFoundError:
             return None
@@ -211,6 +216,9 @@ class ProbeCache:
             with os.fdopen(handle, "w") as file:
                 json.dump(to_plain(report), file)
             os.replace(name, self._file(key))
+            for old in self.folder.iterdir():
+                if time.time() - old.stat().st_mtime > _CACHE_SECONDS:
+                    old.unlink(missing_ok=True)
         except OSError:
             return  # a read-only or full home: the next process probes again
 

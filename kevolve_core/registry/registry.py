@@ -13,7 +13,7 @@ from attrs import evolve
 from kevolve_core.errors import KevolveError, PluginError, UnknownNameError, suggest
 from kevolve_core.interfaces import Backend, BackendRef, EvaluationRequest, Manifest
 from kevolve_core.model import Device, Evaluation
-from kevolve_core.registry.compat import check_api, check_options
+from kevolve_core.registry.compat import check_options
 from kevolve_core.registry.contributions import KINDS, BackendFactory, Contributions
 from kevolve_core.registry.faults import exception_fault
 from kevolve_core.registry.hooks import Hooks, register_into
@@ -47,6 +47,7 @@ class Registry:
         self._own = Contributions()
         self._roster = Roster(self._own, None if cache is None else ProbeCache(cache), probe_seconds)
         self._backends: dict[str, Backend] = {}
+        self._own_devices: dict[str, tuple[Device, ...]] = {}
         self._hooks = Hooks()
         self._hooks_loaded = True
         self._strict = strict
@@ -58,8 +59,8 @@ class Registry:
         """Add a backend; ``factory`` is called with the granted options when the backend is first asked for.
 
         A backend that an embedder adds by this method, outside of a plugin, serves this process only: a
-        worker process could not find it again (`ref`). Raises PluginError for a malformed manifest or a name
-        that is taken.
+        worker process could not find it again (`ref`). Raises PluginError for a manifest that is malformed or
+        of another API version, or a name that is taken.
         """
         with self._lock:
             if isinstance(manifest, Manifest):
@@ -177,9 +178,7 @@ class Registry:
                 return self._backends[name]
             plugin = self._backend_owner(name)
             if plugin is None:
-                manifest, options = self._own.manifests[name], {}
-                factory = self._own.items["backend"][name]
-                check_api(manifest)
+                options, factory = {}, self._own.items["backend"][name]
             else:
                 fault = self._roster.settled(plugin, lambda: plugin.backend_fault(name))
                 # What an embedder imported himself is his to use, whatever a probe elsewhere says.
@@ -241,7 +240,10 @@ class Registry:
         with self._lock:
             plugin = self._backend_owner(name)
             if plugin is None:
-                return probe_backend(self._own.manifests[name], self._own.items["backend"][name], {}, "")[0]
+                if refresh or name not in self._own_devices:
+                    factory = self._own.items["backend"][name]
+                    self._own_devices[name] = probe_backend(self._own.manifests[name], factory, {}, "")[0]
+                return self._own_devices[name]
             if plugin.refusal is None and (refresh or plugin.report is None):
                 self._roster.probe(plugin, refresh=refresh)
             fault = self._roster.settled(plugin, lambda: plugin.backend_fault(name))
@@ -343,24 +345,7 @@ class Registry:
         claims = self._claims()["backend"]
         if name in claims:
             return claims[name]
-        raise self._unknown("backend", name, claims)
-
-    def _unknown(self, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-        known = sorted(known)
-        ready = [n for n in known if kind != "backend" or self._usable(n)]
-        faults = {p.name: p.fault() for p in self._roster.ordered()}
-        others = [f"{plugin} is {fault.state} ({fault.cause})" for plugin, fault in faults.items() if fault]
-        return UnknownNameError(
-            f"there is no {kind} '{name}'",
-            got=name,
-            where=f"ready: {', '.join(ready) or 'none'}"
-            + (f"; not ready: {'; '.join(others)}" if others else ""),
-            mend=suggest(name, [*known, *faults]) or "see `kevolve plugins list`",
-        )
-
-    def _usable(self, backend: str) -> bool:
-        plugin = self._claims()["backend"][backend]
-        return plugin is None or plugin.backend_fault(backend) is None
+        raise self._roster.unknown("backend", name)
 
     def _callable(self, kind: str, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = self._item(kind, name)
@@ -376,7 +361,7 @@ class Registry:
                     raise plugin.error(fault, f"{kind} '{name}' cannot be used")
                 claims = self._claims()[kind]
             if name not in claims:
-                raise self._unknown(kind, name, claims)
+                raise self._roster.unknown(kind, name)
             owner = claims[name]
             return (self._own if owner is None else self._load(owner)).items[kind][name]
 
@@ -423,6 +408,4 @@ def stage(plugin: object, name: str) -> Contributions:
     """
     alone = Registry()
     register_into(plugin, name, alone)
-    for manifest in alone._own.manifests.values():
-        check_api(manifest)
     return alone._own

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from kevolve_core.errors import PluginError
+from kevolve_core.errors import PluginError, UnknownNameError, suggest
 from kevolve_core.registry.contributions import Contributions
 from kevolve_core.registry.faults import exception_fault
 from kevolve_core.registry.local import probe_backend
@@ -112,6 +112,25 @@ class Roster:
         self.probe(plugin, refresh=True)
         self._settle_clashes()
         return fault()
+
+    def unknown(self, kind: str, name: str) -> UnknownNameError:
+        """The error for a name that nothing provides: what is ready, and why other plugins are not."""
+        claims = self.claims()[kind]
+        ready = sorted(
+            known
+            for known, owner in claims.items()
+            if owner is None
+            or (owner.backend_fault(known) if kind == "backend" else owner.whole_fault()) is None
+        )
+        faults = {plugin.name: plugin.fault() for plugin in self.ordered()}
+        others = [f"{plugin} is {fault.state} ({fault.cause})" for plugin, fault in faults.items() if fault]
+        return UnknownNameError(
+            f"there is no {kind} '{name}'",
+            got=name,
+            where=f"ready: {', '.join(ready) or 'none'}"
+            + (f"; not ready: {'; '.join(others)}" if others else ""),
+            mend=suggest(name, {**claims, **faults}) or "see `kevolve plugins list`",
+        )
 
     def _settle_clashes(self) -> None:
         held = {

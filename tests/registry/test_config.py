@@ -119,6 +119,15 @@ def test_a_listed_plugin_that_is_not_installed_is_unavailable_and_names_the_pack
     )
 
 
+def test_a_mistyped_plugin_name_is_answered_with_the_installed_one(site) -> None:
+    site.plugin("tpu")
+    registry = site.discover("schema = 1\n[plugins.tpuu]")
+    assert {each.name: each.mend.rpartition("; ")[2] for each in registry.statuses()} == {
+        "tpu": f"add [plugins.tpu] to {site.folder / 'plugins.toml'}",
+        "tpuu": "did you mean 'tpu'?",
+    }
+
+
 def test_the_version_asked_for_decides(site) -> None:
     site.plugin("a", version="1.5")
     fitting = site.discover("schema = 1\n[plugins.a]\nversion = '>=1,<2'")

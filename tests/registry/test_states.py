@@ -342,6 +342,16 @@ def test_a_probe_is_remembered_until_the_plugin_changes_or_a_refresh_is_asked(si
     assert counts == [1, 1, 2, 3]
 
 
+def test_a_remembered_probe_is_not_used_after_a_day(site) -> None:
+    log = site.folder / "log"
+    site.plugin("good", f"open({str(log)!r}, 'a').write('x')")
+    site.discover().statuses()
+    for file in (site.folder / "cache" / "kevolve" / "probes").iterdir():
+        os.utime(file, (0, time.time() - 25 * 3600))
+    site.discover().statuses()
+    assert log.read_text() == "xx"
+
+
 def test_a_damaged_cache_entry_is_probed_again(site) -> None:
     site.plugin("good")
     site.discover().statuses()
