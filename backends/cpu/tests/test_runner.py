@@ -112,8 +112,7 @@ def test_poison_is_found_by_the_next_result_of_that_size(runner: CpuRunner) -> N
 
 def test_in_a_workers_environment_poison_covers_the_whole_result_and_maps_its_pages(tmp_path: Path) -> None:
     program = (
-        "import resource, sys, torch; from pathlib import Path; from kevolve_cpu.plugin import CpuBackend
-from kevolve_cpu.runner import CpuRunner\n"
+        "import resource, sys, torch; from pathlib import Path; from kevolve_cpu.runner import CpuRunner\n"
         "runner = CpuRunner(2, 1 << 20); runner.open(Path(sys.argv[1])); size = 48 << 20\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "covered, paged = [], []\n"
