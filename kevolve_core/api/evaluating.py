@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
-from kevolve_core.api.parts import SpecLike, as_candidate, as_spec, open_executor, place
-from kevolve_core.errors import DegenerateSpecError, UnknownNameError
+from kevolve_core.api.evolving import CONFIRM_STAGES, RACE_STAGES, SEARCH_STAGES
+from kevolve_core.api.parts import HookedExecutor, SpecLike, as_candidate, as_spec, open_executor, place
+from kevolve_core.errors import DegenerateSpecError, StoreError, UnknownNameError, suggest
+from kevolve_core.evolve import input_seed
 from kevolve_core.interfaces import EvaluationRequest, Executor
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate, Evaluation
 from kevolve_core.registry import Registry
-from kevolve_core.store import RunStore
+from kevolve_core.store import EvaluationRow, RunStore
 
 __all__ = ["EVALUATE_STAGES", "Reproduction", "evaluate", "repro", "stored_evaluation"]
 
 EVALUATE_STAGES = ("rules", "compile", "small", "cases", "confirm", "holdout", "profile")
 
-_PHASES = ("confirm", "race", "search")
+_PHASE_STAGES = {"confirm": CONFIRM_STAGES, "race": RACE_STAGES, "search": SEARCH_STAGES}
+_PHASES = tuple(_PHASE_STAGES)
 
 
 def evaluate(
@@ -53,17 +56,37 @@ def evaluate(
     wanted = as_spec(spec, example_inputs=example_inputs)
     made = as_candidate(candidate, wanted)
     where = place(wanted, backend, registry=registry, device=device)
-    drawn = secrets.randbits(62) if seed is None else seed
-    opened = open_executor(executor, where, wanted, seed=drawn, workdir=None)
+    drawn = secrets.randbits(48) if seed is None else seed
+    request = EvaluationRequest(wanted, made, known_stages(stages), drawn)
+    opened = open_executor(executor, where, wanted, seed=0, secret=drawn)
+    return _evaluated(opened, request, allow_degenerate)
+
+
+def _evaluated(executor: HookedExecutor, request: EvaluationRequest, allow_degenerate: bool) -> Evaluation:
+    """One evaluation of an executor that is closed afterwards."""
     try:
         try:
-            opened.check_spec()
+            executor.check_spec()
         except DegenerateSpecError:
             if not allow_degenerate:
                 raise
-        return opened.submit(EvaluationRequest(wanted, made, tuple(stages), drawn)).result()
+        return executor.submit(request).result()
     finally:
-        opened.close()
+        executor.close()
+
+
+def known_stages(names: Sequence[str]) -> tuple[str, ...]:
+    """``names``, all of which are stages. Raises UnknownNameError for another one."""
+    from kevolve_core.evaluate import STAGES  # imports torch
+
+    for name in names:
+        if name not in STAGES:
+            raise UnknownNameError(
+                "there is no evaluation stage of this name",
+                got=name,
+                mend=suggest(name, STAGES) or f"stages are: {', '.join(STAGES)}",
+            )
+    return tuple(names)
 
 
 @frozen
@@ -100,25 +123,33 @@ def repro(
         KevolveError: no such run or evaluation, or its backend is not ready.
     """
     with RunStore.open_readonly(run) as store:
-        stored = stored_evaluation(store, evaluation)
-        spec, settings = store.spec, store.settings
-        candidate = store.candidate(stored.candidate_id)
-    again = evaluate(
+        found = stored_evaluation(store, evaluation)
+        spec, settings, run_secret = store.spec, store.settings, store.info().secret
+        candidate = store.candidate(found.evaluation.candidate_id)
+    where = place(None, settings["backend"], registry=registry, device=settings["device"])
+    stored = found.evaluation
+    request = EvaluationRequest(
         spec,
         candidate,
-        backend=settings["backend"],
-        stages=tuple(record.stage for record in stored.stages) or EVALUATE_STAGES,
-        seed=stored.seed,
-        executor=executor,
-        device=settings["device"],
-        registry=registry,
-        allow_degenerate=bool(settings.get("degenerate")),
+        _PHASE_STAGES[found.phase],
+        input_seed(run_secret, found.phase, found.sequence),
     )
+    opened = open_executor(executor, where, spec, seed=settings["seed"], secret=stored.seed)
+    again = _evaluated(opened, request, allow_degenerate=True)
     return Reproduction(spec, candidate, stored, again)
 
 
-def stored_evaluation(store: RunStore, name: str | int) -> Evaluation:
-    """The evaluation that ``name`` means (see `repro`).
+@frozen
+class StoredEvaluation:
+    """An evaluation of a run and where it stands there."""
+
+    phase: str
+    sequence: int
+    evaluation: Evaluation
+
+
+def stored_evaluation(store: RunStore, name: str | int) -> StoredEvaluation:
+    """The evaluation that ``name`` means (see `repro`); a duplicate's is the one it refers to.
 
     Raises:
         UnknownNameError: there is none; says what there is.
@@ -126,26 +157,38 @@ def stored_evaluation(store: RunStore, name: str | int) -> Evaluation:
     text = str(name).strip()
     phase, _, number = text.rpartition(":")
     if number.isdigit() and phase in ("", *_PHASES):
-        found = store.evaluation(phase or "search", int(number))
-        if found is not None:
-            return found
+        row = store.evaluation_row(phase or "search", int(number))
+        if row is not None:
+            return _stored(store, row)
     elif not phase and (ids := candidate_ids(store, text)):
         if len(ids) > 1:
             raise UnknownNameError(
                 "several candidates have ids that begin so",
                 got=text,
                 where=str(store.path),
-                mend="; ".join(ids),
+                mend=f"one of {', '.join(ids)}",
             )
-        for each in _PHASES:
-            if (found := store.evaluation_of(ids[0], each)) is not None:
-                return found
+        for row in (*store.evaluation_rows("confirm"), *store.evaluation_rows("race"), *_searched(store)):
+            if row.candidate_id == ids[0]:
+                return _stored(store, row)
     raise UnknownNameError(
         "there is no such evaluation in this run",
         got=text,
         where=f"{store.path}, which has {sum(store.counts().values())} evaluations of the search",
         mend="give a sequence number, confirm:0, or the beginning of a candidate's id (see `kevolve show`)",
     )
+
+
+def _stored(store: RunStore, row: EvaluationRow) -> StoredEvaluation:
+    sequence = row.sequence if row.reused_from is None else row.reused_from
+    evaluation = store.evaluation(row.phase, sequence)
+    if evaluation is None:
+        raise StoreError("an evaluation is missing", got=f"{row.phase}:{sequence}", where=str(store.path))
+    return StoredEvaluation(row.phase, sequence, evaluation)
+
+
+def _searched(store: RunStore) -> Iterator[EvaluationRow]:
+    return (step.evaluation for step in store.steps() if step.evaluation is not None)
 
 
 def candidate_ids(store: RunStore, prefix: str) -> list[str]:

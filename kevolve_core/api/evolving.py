@@ -118,8 +118,11 @@ async def evolve_async(
     """
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
     folder = None if out is None else Path(out)
+    if folder is not None:
+        _refuse_taken(folder)
+    secret = secrets.randbits(48)  # of input data: the same in every sitting, unknown to candidates
     wanted, where, chosen_policy, chosen_generator, opened = await asyncio.to_thread(
-        _prepare, spec, example_inputs, seed_kernels, backend, registry, device, seed,
+        _prepare, spec, example_inputs, seed_kernels, backend, registry, device, seed, secret,
         (policy, policy_options), generator, executor,
     )  # fmt: skip
     settings = {
@@ -130,6 +133,7 @@ async def evolve_async(
         "policy_options": dict(policy_options or {}),
         "executor": executor if isinstance(executor, str) else "",
         "seed": seed,
+        "secret": secret,
         "budget": {k: v for k, v in attrs.asdict(limits).items() if v is not None},
     }
     async with _closing(opened):
@@ -156,6 +160,7 @@ def _prepare(
     registry: Registry | None,
     device: str | None,
     seed: int,
+    secret: int,
     policy: tuple[str | SelectionPolicy, Mapping[str, Any] | None],
     generator: str | CodeGenerator,
     executor: str | Executor,
@@ -165,7 +170,7 @@ def _prepare(
     where = place(wanted, backend, registry=registry, device=device)
     chosen_policy = policy_of(*policy, where.registry)
     chosen_generator = generator_of(generator, where, wanted)
-    opened = open_executor(executor, where, wanted, seed=seed, workdir=None)
+    opened = open_executor(executor, where, wanted, seed=seed, secret=secret)
     return wanted, where, chosen_policy, chosen_generator, opened
 
 
@@ -200,7 +205,7 @@ async def resume_async(
         maker = generator or generator_of(settings["generator"], where, spec)
         if not (name := executor or settings["executor"]):
             raise ConfigError("this run was begun with the caller's own executor", mend="pass executor=…")
-        opened = open_executor(name, where, spec, seed=settings["seed"], workdir=None)
+        opened = open_executor(name, where, spec, seed=settings["seed"], secret=settings["secret"])
         async with _closing(opened):
             sitting = _Run(
                 store=store,
@@ -293,6 +298,19 @@ def _both(registry: Registry, on_event: Subscriber | None) -> Subscriber:
             on_event(event)
 
     return tell
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Before anything slow begins; `RunStore.create` decides."""
+    try:
+        RunStore.open_readonly(folder).close()
+    except StoreError:  # no run there, as it should be
+        return
+    raise StoreError(
+        "there is a run in this folder already",
+        where=str(folder),
+        mend=f"choose another folder, or go on with it: kevolve resume {folder}",
+    )
 
 
 def _new_folder(spec: KernelSpec) -> Path:

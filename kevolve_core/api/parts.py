@@ -196,19 +196,23 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> UnknownNameError:
 
 
 def open_executor(
-    given: str | Executor, where: Place, spec: KernelSpec, *, seed: int, workdir: Path | None
+    given: str | Executor, where: Place, spec: KernelSpec, *, seed: int, secret: int | None = None
 ) -> HookedExecutor:
     """Where evaluations run: the caller's own executor, ``local`` worker processes, or one that a plugin
-    added. Plugins' ``kevolve_evaluate`` hooks stand around each evaluation."""
+    added. Plugins' ``kevolve_evaluate`` hooks stand around each evaluation.
+
+    Args:
+        seed: of the reference's weights.
+        secret: of input data; None draws one.
+    """
     if not isinstance(given, str):
         return HookedExecutor(given, where.registry, owned=False)
     names = where.registry.names("executor")
     if given == _LOCAL and _LOCAL not in names:
         from kevolve_core.evaluate import LocalExecutor
 
-        made: Executor = LocalExecutor(
-            where.registry.ref(where.backend_name), where.device, spec, seed=seed, workdir=workdir
-        )
+        ref = where.registry.ref(where.backend_name)
+        made: Executor = LocalExecutor(ref, where.backend, where.device, spec, seed=seed, secret=secret)
     elif given in names:
         made = where.registry.executor(given)(
             registry=where.registry,
@@ -216,7 +220,7 @@ def open_executor(
             device=where.device,
             spec=spec,
             seed=seed,
-            workdir=workdir,
+            secret=secret,
         )
     else:
         raise _unknown("executor", given, [_LOCAL, *names])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -20,6 +19,7 @@ from kevolve_core.cli.render import say, timing_table
 from kevolve_core.errors import ConfigError
 from kevolve_core.evolve import Budget, Event
 from kevolve_core.model import Device
+from kevolve_core.report import failure_counts
 from kevolve_core.store import RunStore
 
 __all__ = ["evolve", "resume"]
@@ -169,28 +169,18 @@ def print_result(console: Console, result: Result) -> None:
     rows = [("kernel", str(result.report.kernel)), ("report", str(result.report.markdown))]
     if result.evaluation is not None and result.evaluation.library_calls:
         rows.append(("library calls", ", ".join(result.evaluation.library_calls)))
-    if search.best_at is not None:
-        rows.append(
-            (
-                "until the best",
-                f"{search.best_at.seconds:.1f} s measured, {search.best_at.evaluations} evaluations",
-            )
-        )
-    rows.append(
-        (
-            "search",
-            f"{search.seconds:.1f} s measured, {search.evaluations} evaluations, {_failures(search.counts)}",
-        )
-    )
+    if (at := search.best_at) is not None:
+        rows.append(("until the best", f"{at.seconds:.1f} s measured, {at.evaluations} evaluations"))
+    spent = f"{search.seconds:.1f} s measured, {search.evaluations} evaluations, {_failures(search.counts)}"
+    rows.append(("search", spent))
     if result.resumable:
         rows.append(("not finished", f"kevolve resume {result.run}"))
     for name, text in rows:
         say(console, f"{name:<15} {text}")
 
 
-def _failures(counts: Any) -> str:
-    failed = sum(count for kind, count in counts.items() if kind != "accepted")
-    return f"{failed} failed" if failed else "none failed"
+def _failures(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in failure_counts(counts).items()) or "none failed"
 
 
 def _device(device: Device) -> str:

@@ -25,6 +25,7 @@ from kevolve_core.evolve.events import (
     Proposed,
     RunStarted,
 )
+from kevolve_core.report import failure_counts
 
 __all__ = ["LiveDisplay", "PlainLines", "Progress", "State", "display"]
 
@@ -99,8 +100,7 @@ class State:
     @property
     def failures(self) -> list[tuple[str, int]]:
         """(kind in words, count), most frequent first."""
-        failed = [(words(kind), n) for kind, n in self.counts.items() if kind != "accepted"]
-        return sorted(failed, key=lambda item: (-item[1], item[0]))
+        return list(failure_counts(self.counts).items())
 
     @property
     def share(self) -> float:

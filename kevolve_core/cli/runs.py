@@ -13,7 +13,7 @@ from kevolve_core.cli.render import grid, print_evaluation, say, timing_table
 from kevolve_core.errors import UnknownNameError
 from kevolve_core.evolve import RunResult, collect
 from kevolve_core.model import Evaluation
-from kevolve_core.report import Speedup, format_ratio, overall_speedup
+from kevolve_core.report import Speedup, failure_counts, format_ratio, overall_speedup
 from kevolve_core.store import RunStore
 
 __all__ = ["compare", "show"]
@@ -49,7 +49,7 @@ def _show_run(console: Console, store: RunStore) -> None:
         ("begun", info.created),
         ("search", f"{result.seconds:.1f} s measured, {result.evaluations} evaluations, "
                    f"{result.duplicates} duplicates"),
-        ("failures", ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in _failures(result)) or "none"),
+        ("failures", _failures(result)),
         ("outcome", result.reason),
     ]  # fmt: skip
     if result.best is not None and result.evaluation is not None:
@@ -102,11 +102,12 @@ def _show_candidate(console: Console, store: RunStore, prefix: str) -> None:
         say(console, text.rstrip("\n"))
     say(console, "\n--- evaluation", "bold")
     try:
-        evaluation = stored_evaluation(store, candidate.id)
+        found = stored_evaluation(store, candidate.id)
     except UnknownNameError:
         say(console, "none yet")
         return
-    print_evaluation(console, store.spec, evaluation)
+    say(console, f"{found.phase}:{found.sequence}")
+    print_evaluation(console, store.spec, found.evaluation)
 
 
 @click.command()
@@ -131,7 +132,7 @@ def compare(first: Path, second: Path) -> None:
             ("evaluations", *(str(r.evaluations) for r in results)),
             (
                 "failures",
-                *(", ".join(f"{n} {k.replace('_', ' ')}" for k, n in _failures(r)) for r in results),
+                *(_failures(r) for r in results),
             ),
             ("tokens", *(str(r.tokens) for r in results)),
             ("cost", *(f"{r.money:.2f}" for r in results)),
@@ -178,6 +179,5 @@ def _until(result: RunResult) -> str:
     return f"{at.seconds:.1f} s measured, {at.evaluations} evaluations" if at else "never"
 
 
-def _failures(result: RunResult) -> list[tuple[str, int]]:
-    failed = [(kind, count) for kind, count in result.counts.items() if kind != "accepted"]
-    return sorted(failed, key=lambda item: (-item[1], item[0]))
+def _failures(result: RunResult) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in failure_counts(result.counts).items()) or "none"

@@ -80,7 +80,7 @@ def check(
         raise UnknownNameError(
             f"the specification reads well, but {error.what}", got=error.got, mend="--static runs nothing"
         ) from error
-    opened = open_executor(executor, where, loaded, seed=0, workdir=None)
+    opened = open_executor(executor, where, loaded, seed=0)
     try:
         opened.check_spec()
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -12,7 +12,15 @@ from kevolve_core.errors import KevolveError
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Evaluation, Evidence, Measurement, Ratio
 
-__all__ = ["Speedup", "format_ratio", "format_seconds", "overall_speedup", "quantity", "ratio_plain"]
+__all__ = [
+    "Speedup",
+    "failure_counts",
+    "format_ratio",
+    "format_seconds",
+    "overall_speedup",
+    "quantity",
+    "ratio_plain",
+]
 
 _PHASES = ("confirm", "race", "quick")  # most trustworthy first
 
@@ -80,6 +88,12 @@ def _geomean(weighted: Sequence[tuple[float, Ratio]]) -> Ratio:
         high=math.exp(centre + above),
         samples=min(r.samples for _, r in weighted),
     )
+
+
+def failure_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """What was not accepted of evaluations counted by verdict, in words, most frequent first."""
+    failed = [(kind.replace("_", " "), count) for kind, count in counts.items() if kind != "accepted"]
+    return dict(sorted(failed, key=lambda item: (-item[1], item[0])))
 
 
 def quantity(value: float, unit: str, evidence: Evidence) -> dict[str, Any]:

@@ -22,8 +22,8 @@ __all__ = ["ReportPaths", "write_report"]
 class ReportPaths:
     """Where a report's files are.
 
-    ``kernel`` is one file that runs without Kevolve, where the kernel can be one; ``candidate`` the folder with
-    the kernel's own files, as ``kevolve evaluate`` and ``--seed-kernel`` take them.
+    ``kernel`` is one file that runs without Kevolve, where the kernel can be one; ``candidate`` is the folder
+    with the kernel's own files, as ``kevolve evaluate`` and ``--seed-kernel`` take them.
     """
 
     folder: Path
