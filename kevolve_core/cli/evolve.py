@@ -160,7 +160,7 @@ def _watched(
 def print_result(console: Console, result: Result) -> None:
     """The end of a run: what was found, how fast, and where it is."""
     say(console)
-    say(console, result.reason, "bold green" if result.improved else "bold")
+    say(console, f"{result.spec.name}: {result.reason}", "bold green" if result.improved else "bold")
     if result.measurements:
         say(console)
         console.print(timing_table(result.measurements.values()))

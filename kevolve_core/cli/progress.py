@@ -201,10 +201,10 @@ class LiveDisplay:
         head.add_column()
         head.add_column()
         head.add_column(style="cyan", no_wrap=True)
-        bar = ProgressBar(total=1.0, completed=state.share, width=28, pulse=state.phase == "prepare")
+        bar = ProgressBar(total=1.0, completed=state.share, width=28, pulse=state.phase != "search")
         head.add_row(Text(_PHASES.get(state.phase, state.phase)), bar, Text(state.left()))
         body = Table.grid(padding=(0, 2))
-        body.add_column(style="dim", no_wrap=True)
+        body.add_column(style="dim", no_wrap=True, min_width=12)
         body.add_column(overflow="ellipsis", no_wrap=True)
         accepted = state.counts.get("accepted", 0)
         body.add_row(

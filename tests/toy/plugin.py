@@ -91,8 +91,11 @@ class ToyGenerator:
 
 
 class ToyExecutor:
-    """Answers by the genome. ``TOY_LIMIT`` caps speeds, ``TOY_DELAY`` is seconds an evaluation, ``TOY_FAULT``
-    makes the check (``degenerate``) or evaluations (``toolchain``) fail."""
+    """Answers by the genome.
+
+    ``TOY_LIMIT`` caps speeds, ``TOY_DELAY`` is seconds an evaluation, ``TOY_VERDICT`` is everyone's verdict,
+    ``TOY_FAULT`` makes the check (``degenerate``) or every evaluation (``toolchain``) raise.
+    """
 
     def __init__(self, **where: Any) -> None:
         self._secret = int(where.get("secret") or 7)
@@ -119,7 +122,7 @@ class ToyExecutor:
             raise ToolchainMissingError("there is no C++ compiler", mend="apt-get install g++")
         candidate, spec = request.candidate, request.spec
         genome = candidate.genome or {"speed": 1.0, "kind": ""}
-        kind = VerdictKind(genome["kind"] or "accepted")
+        kind = VerdictKind(os.environ.get("TOY_VERDICT") or genome["kind"] or "accepted")
         stages = tuple(StageRecord(name, 0.01, "passed") for name in request.stages)
         if kind is not VerdictKind.ACCEPTED:
             detail = {"case": "a", "index": [3, 17], "got": 0.5, "expected": 0.25, "bound": 1e-6}
