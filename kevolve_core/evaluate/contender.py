@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.autograd import profiler
 
 from kevolve_core.errors import KevolveError
 from kevolve_core.interfaces import BackendRef
@@ -38,20 +38,9 @@ _SILENT = frozenset(
     {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "as_strided", "view",
      "reshape", "permute", "transpose", "t", "expand", "slice", "select", "detach", "alias", "squeeze",
      "unsqueeze", "split", "unbind", "view_as", "_unsafe_view", "_reshape_alias", "resize_", "lift_fresh",
-     "is_same_size", "unfold", "split_with_sizes", "chunk", "narrow", "movedim", "expand_as", "_local_scalar_dense", "is_contiguous"}
+     "is_same_size", "unfold", "split_with_sizes", "chunk", "narrow", "movedim", "expand_as",
+     "_local_scalar_dense", "is_contiguous", "resolve_conj", "resolve_neg"}
 )  # fmt: skip
-
-
-class _CallLog(TorchDispatchMode):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, None] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name not in _SILENT:
-            self.seen[f"{func.namespace}::{name}"] = None
-        return func(*args, **(kwargs or {}))
 
 
 class ContenderRole:
@@ -74,6 +63,8 @@ class ContenderRole:
         self._spec = None if spec is None else from_plain(KernelSpec, spec)
         backend = load_backend(from_plain(BackendRef, ref))
         self._runner = backend.runner(from_plain(Device, device))
+        with profiler.profile():  # opens what it needs, and starts its thread, while that is still allowed
+            pass
         self._runner.open(Path(workdir))
         self._workdir = workdir
         if self._spec is None:
@@ -195,11 +186,14 @@ class ContenderRole:
         return {"layout": block.layout, "changed": changed}, [block]
 
     def op_trace(self) -> tuple[Any, list[Any]]:
-        """Library operators that one call on the prepared inputs goes through."""
+        """Library operators that one call on the prepared inputs enters, outermost only, as PyTorch's own
+        profiler sees them: it is below everything that Python can do."""
         assert self._program is not None
-        with torch.no_grad(), _CallLog() as log:
+        with torch.no_grad(), profiler.profile() as seen:
             self._program(*self._inputs)
-        return {"library_calls": list(log.seen)}, []
+        outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
+        calls = dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT)
+        return {"library_calls": list(calls)}, []
 
 
 def _exported(module: types.ModuleType, symbol: str, fallback: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from attrs import define, field
 
-from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare
+from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare, scale_of
 from kevolve_core.evaluate.workload import compulsory_work
 from kevolve_core.isolate.sandbox import hide_memory
 from kevolve_core.isolate.tensors import describe, flatten, open_block, pack_block
@@ -45,6 +45,7 @@ class _Handle:
     structure: Any = None
     baseline: list[Any] | None = None
     signature: list[str] = field(factory=list)
+    scales: list[float] = field(factory=list)
 
 
 class OracleRole:
@@ -194,8 +195,10 @@ class OracleRole:
             if not isinstance(leaf, torch.Tensor) or describe(leaf) != signature:
                 return _wrong(f"output {i} has another type", got=describe(leaf), expected=signature)
         baselines: list[BaselineLeaf | None] = list(h.baseline or [None] * len(leaves))
+        if len(h.scales) != len(h.expected):
+            h.scales = [scale_of(e) for e in h.expected]
         for i, (leaf, expected, baseline) in enumerate(zip(leaves, h.expected, baselines, strict=True)):
-            mismatch = compare(leaf, expected, baseline, self._spec.precision)
+            mismatch = compare(leaf, expected, baseline, self._spec.precision, h.scales[i])
             if mismatch is not None:
                 where = f"output {i}: " if len(leaves) > 1 else ""
                 return _wrong(where + mismatch.reason, output=i, **mismatch.detail())

@@ -17,10 +17,20 @@ from kevolve_core.evaluate.statistics import paired_ratio
 from kevolve_core.kernelspec import Case
 from kevolve_core.model import Evidence, Measurement, Ratio
 
-__all__ = ["RejectedError", "Samples", "judge_output", "measure", "measurement"]
+__all__ = [
+    "RejectedError",
+    "Rounds",
+    "Samples",
+    "inspect_process",
+    "judge_output",
+    "measure",
+    "measurement",
+    "register_baseline",
+]
 
 #: A worker's seconds may fall short of the parent's wall time for the same request by this share and this
-#: much: the request travels through a socket and two schedulers. `estimated`; a forged clock has to stay inside.
+#: much: the request travels through a socket and two schedulers. `estimated`; a forged clock has to
+#: stay inside.
 _CLOCK_SHARE, _CLOCK_SLACK = 0.5, 3e-3
 
 
@@ -43,7 +53,7 @@ class Samples:
 
 
 def judge_output(session: Session, contender: Contender, inputs: Any) -> None:
-    """Hand the last output of an untrusted contender to the oracle; raises `RejectedError` when it is wrong."""
+    """Hand the last output of an untrusted contender to the oracle; `RejectedError` when it is wrong."""
     reply, fd = contender.collect()
     try:
         if reply.value["changed"]:
@@ -70,36 +80,50 @@ def register_baseline(session: Session, eager: Contender, inputs: Any) -> None:
         os.close(fd)
 
 
+@frozen
+class Rounds:
+    """How often: ``count`` rounds after one that is not counted, of which ``checks`` at random (and the
+    first) have their outputs judged; no further round starts after ``seconds``, but at least three are taken."""
+
+    count: int
+    checks: int
+    seconds: float
+
+
 def measure(
     session: Session,
     case: Case,
     candidates: Sequence[Contender],
     baselines: Sequence[Contender],
+    rounds: Rounds,
     *,
-    rounds: int,
-    checks: int,
     seed: int,
-    seconds: float,
+    witness: Contender | None = None,
 ) -> Samples:
     """Time everyone in rounds. A round draws fresh inputs and calls each contender once on its own copies, in
-    random order; ``checks`` rounds at random also have the candidates' outputs judged.
+    random order; in some rounds the candidates' timed outputs are judged.
 
     Args:
-        rounds: rounds wanted, after one that is not counted.
-        seconds: wall seconds after which no further round starts; at least three are taken.
+        session: whose workers these are.
+        case: on which inputs.
+        candidates: untrusted sides.
+        baselines: trusted sides.
+        rounds: how many.
+        seed: of order and choice of rounds.
+        witness: the eager baseline, the yardstick in judged rounds; it is timed only if among ``baselines``.
 
     Raises:
-        RejectedError: an output was wrong, an input changed, a clock disagreed, or something ran beside the call.
+        RejectedError: an output was wrong, an input changed, a clock disagreed, or something ran beside the
+            call.
         WorkerError: a worker died.
     """
     rng = random.Random(seed)
     samples = Samples({c.name: [] for c in (*candidates, *baselines)}, {c.name: [] for c in candidates})
-    eager = next((b for b in baselines if b.name == "eager"), None)
-    check_rounds = {0, *rng.sample(range(1, rounds + 1), min(checks, rounds))}
+    check_rounds = {0, *rng.sample(range(1, rounds.count + 1), min(rounds.checks, rounds.count))}
     poison = session.plan(case).output_bytes
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + rounds.seconds
     with timing(session.device):
-        for i in range(rounds + 1):
+        for i in range(rounds.count + 1):
             if i > 3 and time.monotonic() > deadline:
                 break
             order = [*candidates, *baselines]
@@ -112,9 +136,11 @@ def measure(
                         _inspect(contender, reply.value, samples, reply.seconds)
                     if i:
                         samples.seconds[contender.name].append(float(reply.value["seconds"]))
-                if i in check_rounds:
-                    if eager is not None:
-                        register_baseline(session, eager, inputs)
+                if i in check_rounds and candidates:
+                    if witness is not None:
+                        witness.prepare(inputs, flush=False, poison=0)
+                        witness.run()
+                        register_baseline(session, witness, inputs)
                     for contender in candidates:
                         judge_output(session, contender, inputs)
                     samples.checked += 1
@@ -123,16 +149,21 @@ def measure(
     return samples
 
 
+def inspect_process(value: Mapping[str, Any], label: Mapping[str, Any]) -> None:
+    """Raise `RejectedError` for what a checked run saw in its process: patches, foreign activity."""
+    if value.get("patched"):
+        raise RejectedError("rule_violation", f"patches {value['patched']}", label)
+    if value.get("foreign"):
+        raise RejectedError("rule_violation", f"works outside the call: {value['foreign']}", label)
+
+
 def _inspect(contender: Contender, value: Mapping[str, Any], samples: Samples, wall: float) -> None:
     seconds = value.get("seconds")
     if not isinstance(seconds, float) or not 0 < seconds <= wall:
         raise RejectedError(
             "rule_violation", f"reports an impossible time of {seconds!r} s", {"wall_seconds": wall}
         )
-    if value.get("patched"):
-        raise RejectedError("rule_violation", f"patches {value['patched']}")
-    if value.get("foreign"):
-        raise RejectedError("rule_violation", f"works outside the timed call: {value['foreign']}")
+    inspect_process(value, {})
     samples.wall[contender.name].append(wall - seconds)
 
 

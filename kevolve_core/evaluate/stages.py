@@ -1,8 +1,8 @@
 """The evaluation pipeline as data: an ordered table of stages, cheapest first, each recorded.
 
 A stage is a function of a `Trial` (one candidate on its way through). It returns what it learned, or raises:
-`RejectedError` for what the candidate did, `CompileError`, `UnsupportedError` and `WorkerError` for what became
-of it.
+`RejectedError` for what the candidate did; `CompileError`, `UnsupportedError` and `WorkerError` for what
+became of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from attrs import define, field, frozen
 
 from kevolve_core.errors import WorkerError
 from kevolve_core.evaluate.lock import building
-from kevolve_core.evaluate.race import RejectedError, judge_output, measure, measurement, register_baseline
+from kevolve_core.evaluate.race import (
+    RejectedError,
+    Rounds,
+    inspect_process,
+    judge_output,
+    measure,
+    measurement,
+    register_baseline,
+)
 from kevolve_core.evaluate.rules import check_candidate
 from kevolve_core.evaluate.session import Contender, Session, closing
 from kevolve_core.evaluate.statistics import weighted_geomean
@@ -220,10 +228,7 @@ def _check(trial: Trial, case: Case, *, everything: bool, salt: int = 0) -> int:
         with closing(session.draw(case, variant, layout, salt), session) as inputs:
             contender.prepare(inputs, flush=False, poison=plan.output_bytes)
             value = contender.run(check=True).value
-            if value.get("patched"):
-                raise RejectedError("rule_violation", f"patches {value['patched']}", inputs.label)
-            if value.get("foreign"):
-                raise RejectedError("rule_violation", f"works outside the call: {value['foreign']}", inputs.label)
+            inspect_process(value, inputs.label)
             yardstick = session.baseline(eager, case) if eager is not None else None
             if yardstick is not None:
                 yardstick.prepare(inputs, flush=False, poison=0)
@@ -240,26 +245,22 @@ def _time(trial: Trial, phase: str, rounds: int, *, checks: int, best_only: bool
         baselines = [
             side
             for b in session.baselines()
-            if (not best_only or b.name == best or b.kind == "eager")
-            and (side := session.baseline(b, case)) is not None
+            if (not best_only or b.name == best) and (side := session.baseline(b, case)) is not None
         ]
+        eager = next((b for b in session.baselines() if b.kind == "eager"), None)
+        witness = session.baseline(eager, case) if eager is not None else None
         contender = trial.contender(case)
         floor = _floor(trial, case)
 
         def sample(
-            contender: Contender = contender, case: Case = case, baselines: list[Contender] = baselines,
+            contender: Contender = contender,
+            case: Case = case,
+            baselines: list[Contender] = baselines,
+            witness: Contender | None = witness,
             floor: float = floor,
-        ) -> Measurement:  # fmt: skip
-            samples = measure(
-                session,
-                case,
-                [contender],
-                baselines,
-                rounds=rounds,
-                checks=checks,
-                seed=seed,
-                seconds=trial.plan.seconds,
-            )
+        ) -> Measurement:
+            budget = Rounds(rounds, checks, trial.plan.seconds)
+            samples = measure(session, case, [contender], baselines, budget, seed=seed, witness=witness)
             return measurement(samples, contender.name, case.name, session, phase, floor, seed)
 
         m = sample()
@@ -284,14 +285,7 @@ def _best_baseline(trial: Trial, case: Case) -> str:
             memory[case.name] = sides[0].name if sides else ""
         else:
             samples = measure(
-                session,
-                case,
-                [],
-                sides,
-                rounds=5,
-                checks=0,
-                seed=trial.request.seed,
-                seconds=trial.plan.seconds,
+                session, case, [], sides, Rounds(5, 0, trial.plan.seconds), seed=trial.request.seed
             )
             memory[case.name] = min(samples.seconds, key=lambda n: _median(tuple(samples.seconds[n])))
     return str(memory[case.name])

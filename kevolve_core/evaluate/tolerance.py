@@ -10,6 +10,7 @@ and booleans equal the reference or the baseline.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -63,14 +64,20 @@ def _json_number(value: float | int | None) -> float | int | str | None:
 
 
 def scale_of(reference: torch.Tensor) -> float:
-    """RMS of the finite values, or their spread where that is under 2 % of the RMS; 0.0 for an empty
-    tensor."""
-    finite = reference[torch.isfinite(reference)] if not bool(torch.isfinite(reference).all()) else reference
-    if finite.numel() == 0:
+    """RMS of the finite values, or their spread where that is under 2 % of it; 0.0 for an empty tensor."""
+    flat = reference.reshape(-1)
+    if flat.numel() == 0:
         return 0.0
-    flat = finite.reshape(-1)
-    rms = float(torch.linalg.vector_norm(flat) / flat.numel() ** 0.5)
+    rms: float = float(torch.linalg.vector_norm(flat)) / flat.numel() ** 0.5
+    if not math.isfinite(rms):
+        flat = flat[torch.isfinite(flat)]
+        if flat.numel() == 0:
+            return 0.0
+        rms = float(torch.linalg.vector_norm(flat)) / flat.numel() ** 0.5
     if flat.numel() < 2 or rms == 0.0:
+        return rms
+    mean = float(flat.mean())
+    if rms * rms - mean * mean > (2 * _SPREAD_SHARE * rms) ** 2:  # clearly spread: no second pass is needed
         return rms
     spread = float(flat.std(correction=0))
     return spread if spread < _SPREAD_SHARE * rms else rms
@@ -80,14 +87,25 @@ def baseline_leaf(value: torch.Tensor, reference: torch.Tensor) -> BaselineLeaf:
     """The baseline's own error against ``reference`` (float64, or the exact integers)."""
     if not value.is_floating_point():
         return BaselineLeaf(0.0, value)
-    both = torch.isfinite(value) & torch.isfinite(reference)
+    return BaselineLeaf(float(_errors(value, reference)[1]), value)
+
+
+def _errors(value: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, float, bool]:
+    """Absolute errors with 0 where either side is not finite, the largest, and whether all were finite."""
     error = (value.to(torch.float64) - reference).abs_()
-    error[~both] = 0.0
-    return BaselineLeaf(float(error.max()) if error.numel() else 0.0, value)
+    worst = float(error.max()) if error.numel() else 0.0  # NaN if any is
+    if math.isfinite(worst):
+        return error, worst, True
+    error[~(torch.isfinite(value) & torch.isfinite(reference))] = 0.0
+    return error, float(error.max()), False
 
 
 def compare(
-    out: torch.Tensor, reference: torch.Tensor, baseline: BaselineLeaf | None, precision: Precision
+    out: torch.Tensor,
+    reference: torch.Tensor,
+    baseline: BaselineLeaf | None,
+    precision: Precision,
+    scale: float | None = None,
 ) -> Mismatch | None:
     """None when ``out`` is right.
 
@@ -95,38 +113,39 @@ def compare(
         out: the candidate's leaf, of the expected shape and dtype.
         reference: float64 values of the same shape (or exact integers or booleans).
         baseline: the eager baseline's leaf on the same input, where there is one.
+        precision: the policy.
+        scale: `scale_of` the reference, where the caller keeps it.
     """
     if out.numel() == 0:
         return None
     if not out.is_floating_point():
         return _compare_exact(out, reference, baseline)
-    expected = reference.to(out.dtype)
-    if (mismatch := _compare_nonfinite(out, expected, baseline)) is not None:
-        return mismatch
-    finite = torch.isfinite(out) & torch.isfinite(reference)
-    error = (out.to(torch.float64) - reference).abs_()
-    error[~finite] = 0.0
+    error, worst_error, all_finite = _errors(out, reference)
+    if not all_finite:
+        mismatch = _compare_nonfinite(out, reference.to(out.dtype), baseline)
+        if mismatch is not None:
+            return mismatch
     if precision.policy == "relaxed":
-        bound = reference.abs() * precision.rtol + precision.atol
-        bound[~finite] = 0.0
-        excess = error - bound
+        bounds = reference.abs().nan_to_num_(0.0, 0.0) * precision.rtol + precision.atol
+        excess = error - bounds
         limit = 0.0
+        if float(excess.max()) <= limit:
+            return None
     else:
-        excess = error
-        limit = 4 * torch.finfo(out.dtype).eps * scale_of(reference)
+        bounds, excess = None, error
+        limit = 4 * torch.finfo(out.dtype).eps * (scale_of(reference) if scale is None else scale)
         if baseline is not None:
             limit = max(limit, 2 * baseline.error)
-    worst = int(excess.argmax())
-    if float(excess.reshape(-1)[worst]) <= limit:
-        return None
-    index = _unravel(worst, out.shape)
+        if worst_error <= limit:
+            return None
+    index = _unravel(int(excess.argmax()), out.shape)
     return Mismatch(
         "values differ from the float64 reference by more than the tolerance",
         index,
         out[index].item(),
         reference[index].item(),
         float(error[index]),
-        float(bound[index]) if precision.policy == "relaxed" else limit,
+        limit if bounds is None else float(bounds[index]),
         int((excess > limit).sum()),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from attrs import define, field
@@ -61,7 +61,9 @@ class Search:
         self._best: float | None = None  # in order of telling, for the decisions
         self._since_best = 0
         self._at_floor = False
-        self._usage = session.generator.usage() if isinstance(session.generator, Metered) else Usage()
+        meter = session.generator
+        self._meter: Callable[[], Usage] = meter.usage if isinstance(meter, Metered) else Usage
+        self._usage = self._meter()
         self._tokens, self._money = 0, 0.0
         self._fault: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -258,7 +260,7 @@ class Search:
 
     def _record(self, slot: _Slot, draft: Draft) -> Draft:
         session = self._session
-        usage = session.generator.usage() if isinstance(session.generator, Metered) else self._usage
+        usage = self._meter()
         tokens, money = usage.tokens - self._usage.tokens, usage.money - self._usage.money
 
         def write(draft: Draft) -> None:

@@ -63,9 +63,6 @@ class Buffer:
             relies on them states it in the kernel's guard.
         source: argument position (as a string) or state_dict key.
         data: flat values of a constant.
-        host_shape: the tensor's own shape where ``shape`` is a collapsed view of it (None: the same); what a
-            guard checks and what the caller sees. Loads and stores index by ``shape``.
-        host_strides: the tensor's own strides, in elements (None: contiguous).
     """
 
     name: str
@@ -75,8 +72,6 @@ class Buffer:
     strides: tuple[int, ...] | None = None
     source: str = ""
     data: tuple[float | int | bool, ...] | None = None
-    host_shape: tuple[int, ...] | None = None
-    host_strides: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -294,9 +289,11 @@ class LibraryCall:
 
     ``epilogue``, where present, is a nest that reads the call's output (a ``temp`` buffer) and may be run
     tile by tile along its outermost axis, which is then the output's first dimension. ``operands`` are the
-    tensor arguments in order. ``attributes`` are all arguments that are not at their default, by the schema's
-    names: a tensor is written ``{"operand": k}``, k into ``operands``, a list of tensors as a list of these,
-    a dtype as its name. ``outputs`` is given where the operator returns several tensors: a buffer a result,
+    tensor arguments in order: they fill the schema's tensor parameters that ``attributes`` does not name, a
+    list of tensors taking all the rest. ``attributes`` are the other arguments that are not at their default,
+    by the schema's names: an optional tensor that is not given is None there, a dtype is written
+    ``torch.float32``, and a list of tensors before other tensors has ``{"operand": k}`` for each, k into
+    ``operands`` (those are not counted again). ``outputs`` is given where the operator returns several tensors: a buffer a result,
     empty where nothing reads it; ``output`` is then the first that is read.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import traceback
@@ -26,9 +27,9 @@ def exception_fault(error: BaseException, doing: str) -> Fault:
     if isinstance(error, IncompatibleError):
         return Fault(PluginState.INCOMPATIBLE, error.what, error.mend or "", trace)
     if isinstance(error, ConfigError):
-        where = f" ({error.where})" if error.where else ""
-        text = error.what if error.got is None else f"{error.what}: {error.got}"
-        return Fault(PluginState.BROKEN, text + where, error.mend or "", trace, configuration=True)
+        return Fault(
+            PluginState.BROKEN, _sentence(error), error.mend or "", trace, True, where=error.where or ""
+        )
     if isinstance(error, (ToolchainMissingError, UnsupportedError)):
         return Fault(PluginState.UNAVAILABLE, error.what, error.mend or "", trace)
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -44,7 +45,11 @@ def exception_fault(error: BaseException, doing: str) -> Fault:
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, KevolveError):
-        return error.what if error.got is None else f"{error.what}: {error.got}"
+        return (
+            error.what
+            if error.got is None or f"'{error.got}'" in error.what
+            else f"{error.what}: {error.got}"
+        )
     first = str(error).strip().splitlines()[:1]
     return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
 
@@ -59,9 +64,11 @@ def death_fault(code: int, doing: str, printed: str) -> Fault:
         what = f"the process was killed by {name}"
     else:
         what = f"the process ended by itself with exit status {code}"
-    # faulthandler prints the innermost frame first.
-    frame = re.search(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+)', printed, re.MULTILINE)
-    place = f" at {frame['file']}:{frame['line']}" if frame else ""
+    # faulthandler prints the innermost frame first; the first outside of Python's own library tells most.
+    frames = re.findall(r'^  File "([^"]+)", line (\d+)', printed, re.MULTILINE)
+    library = f"{os.path.dirname(os.__file__)}/"
+    theirs = [f for f in frames if f[0].startswith(f"{library}site-packages/") or library not in f[0]]
+    place = " at {}:{}".format(*(theirs or frames)[0]) if frames else ""
     return Fault(
         PluginState.BROKEN,
         f"{what} while {doing}{place}",

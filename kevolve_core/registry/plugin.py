@@ -70,10 +70,11 @@ class Plugin:
         seen = report.backends.values()
         partly = "; ".join(each.fault.cause for each in seen if each.fault and fault is None)
         provides = self.provides()
+        where = f" ({fault.where})" if fault and fault.where else ""
         return PluginStatus(
             name=self.name,
             state=fault.state if fault else PluginState.READY,
-            cause=fault.cause if fault else partly,
+            cause=fault.cause + where if fault else partly,
             mend=fault.mend if fault else "; ".join(e.fault.mend for e in seen if e.fault),
             distribution=self.distribution,
             version=self.version,

@@ -123,12 +123,13 @@ class Roster:
             or (owner.backend_fault(known) if kind == "backend" else owner.whole_fault()) is None
         )
         faults = {plugin.name: plugin.fault() for plugin in self.ordered()}
-        others = [f"{plugin} is {fault.state} ({fault.cause})" for plugin, fault in faults.items() if fault]
+        others = [
+            f"not ready: {plugin}, {fault.state}: {fault.cause}" for plugin, fault in faults.items() if fault
+        ]
         return UnknownNameError(
             f"there is no {kind} '{name}'",
             got=name,
-            where=f"ready: {', '.join(ready) or 'none'}"
-            + (f"; not ready: {'; '.join(others)}" if others else ""),
+            where="\n         ".join([f"ready: {', '.join(ready) or 'none'}", *others]),
             mend=suggest(name, {**claims, **faults}) or "see `kevolve plugins list`",
         )
 

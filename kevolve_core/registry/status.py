@@ -61,7 +61,7 @@ class Fault:
     """Why a plugin, or one backend of it, is not ready; survives JSON, so that it can be cached.
 
     ``trace`` is the plugin's own traceback or the tail of what it printed. ``configuration`` says that the
-    user's ``plugins.toml`` is at fault, not the plugin.
+    user's ``plugins.toml`` is at fault, at ``where``, and not the plugin.
     """
 
     state: PluginState
@@ -69,11 +69,12 @@ class Fault:
     mend: str = ""
     trace: str = ""
     configuration: bool = False
+    where: str = ""
 
     def error(self, what: str, where: str) -> KevolveError:
         """The exception to raise for it, with its trace chained."""
         kind = ConfigError if self.configuration else PluginError
-        error = kind(what, got=self.cause, where=where, mend=self.mend or None)
+        error = kind(what, got=self.cause, where=self.where or where, mend=self.mend or None)
         if self.trace:
             error.__cause__ = PluginError(self.cause, got=self.trace)
         return error

@@ -7,7 +7,8 @@ declared in and its result is promoted; its name is noted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,10 +46,9 @@ class Promote(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         mutable = func._schema.is_mutable
-        if func is not torch.ops.aten.view.dtype:  # a reinterpretation of bits, not a conversion
-            args, kwargs = tree_map(
-                lambda v: torch.float64 if v in _LOW else v, (args, kwargs), is_leaf=_leaf
-            )
+        if func is torch.ops.aten.view.dtype:
+            raise TypeError(f"{func} reinterprets bits, which differ in float64")
+        args, kwargs = tree_map(lambda v: torch.float64 if v in _LOW else v, (args, kwargs), is_leaf=_leaf)
         if not mutable and tree_any(_is_double, (args, kwargs)):
             args, kwargs = tree_map(_promote, (args, kwargs))
         try:
@@ -67,6 +67,17 @@ class Promote(TorchDispatchMode):  # type: ignore[misc]
 
 def _leaf(value: Any) -> bool:
     return isinstance(value, (torch.dtype, torch.Tensor))
+
+
+@contextmanager
+def _default_double() -> Iterator[None]:
+    """Factories without a dtype make float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def double_module(module: torch.nn.Module) -> None:
@@ -89,7 +100,7 @@ def in_double(
     def call(*inputs: Any) -> Any:
         if not (refused and refused[-1].startswith("whole reference")):
             try:
-                with Promote(refused, lower):
+                with _default_double(), Promote(refused, lower):
                     return run(*tree_map(_promote, inputs))
             except SpecError:
                 raise

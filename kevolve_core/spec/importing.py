@@ -54,7 +54,7 @@ def import_reference(spec: KernelSpec) -> dict[str, Any]:
 
 
 @contextmanager
-def user_code(spec: KernelSpec, what: str) -> Iterator[None]:
+def user_code(spec: KernelSpec, what: str, mend: str | None = None) -> Iterator[None]:
     """Turn whatever the user's code raises into a `SpecError` that names the line of the user's file."""
     try:
         yield
@@ -65,11 +65,11 @@ def user_code(spec: KernelSpec, what: str) -> Iterator[None]:
     except Exception as error:
         raise SpecError(
             what,
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {str(error).strip()}",
             where=_where(spec, error),
             mend="install the missing module, or name its folder in reference.search_path"
             if isinstance(error, ModuleNotFoundError)
-            else None,
+            else mend,
         ) from error
 
 

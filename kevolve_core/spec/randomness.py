@@ -212,10 +212,11 @@ def _random_(bound: Bound, source: Source) -> torch.Tensor:
 
 
 def _exponential_(bound: Bound, source: Source) -> torch.Tensor:
-    """Inverse of the cumulative distribution: -ln(1 - u) / lambda."""
+    """Inverse of the cumulative distribution: -ln(1 - u) / lambda; never zero, as torch's own is not."""
     x = bound["self"]
     u = source(_UNIT, tuple(x.shape), _dtype_name(x.dtype))
-    return x.copy_(torch.log1p(-u) / -bound["lambd"])
+    smallest = torch.finfo(torch.float32).eps / 2
+    return x.copy_((-torch.log1p(-u)).clamp_min(smallest) / bound["lambd"])
 
 
 _RULES: dict[str, Callable[[Bound, Source], Any]] = {

@@ -256,11 +256,18 @@ def _with_random_inputs(
 
     buffers = dict(plain.named_buffers()) if isinstance(plain, torch.nn.Module) else {}
     before = {name: b.clone() for name, b in buffers.items()}
-    with user_code(spec, "the reference's random numbers cannot be made inputs"):
-        graph: Callable[..., Any] = make_fx(replay)(*inputs)
+    mend = "draw the random numbers outside of the reference and pass them as an input"
+    with user_code(spec, "the reference's random numbers cannot be made inputs", mend):
+        graph = make_fx(replay)(*inputs)
+        # What Python read from the values of the first data would be frozen into the graph.
+        other = make_fx(replay)(*draw_inputs(spec, case, 1))
+        if graph.code != other.code:
+            raise SpecError(
+                "the reference draws random numbers and runs other operators for other inputs", mend=mend
+            )
     for name, b in buffers.items():  # running statistics moved while tracing
         b.copy_(before[name])
-    return graph
+    return graph  # type: ignore[no-any-return]
 
 
 def in_float64(reference: LoadedReference) -> LoadedReference:

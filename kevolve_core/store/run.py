@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import and_, bindparam, func, insert, select, update
 
 from kevolve_core.errors import StoreError
 from kevolve_core.kernelspec import KernelSpec
@@ -26,6 +26,17 @@ __all__ = ["RunStore"]
 
 _DATABASE, _BLOBS, _LOCK = "run.sqlite", "blobs", "lock"
 _PAGE = 512  # rows fetched at a time (estimated: a page of steps is well under a megabyte)
+# Statements of every step, built once: SQLAlchemy then spends no time on recognising them again.
+_ADD_CANDIDATE = insert(schema.candidates)
+_ADD_PROPOSAL = insert(schema.proposals)
+_ADD_EVALUATION = insert(schema.evaluations)
+_ACTIVE = update(schema.run).values(active_seconds=bindparam("now"))
+_SPENT = update(schema.run).values(
+    active_seconds=bindparam("now"),
+    tokens=schema.run.c.tokens + bindparam("more_tokens"),
+    money=schema.run.c.money + bindparam("more_money"),
+)
+_FIRST = select(schema.candidates.c.sequence).where(schema.candidates.c.id == bindparam("candidate"))
 _CREATING = "use another directory, or go on with the run there by `kevolve resume`"
 
 
@@ -181,13 +192,10 @@ class RunStore:
         columns = codec.candidate_columns(candidate, self._blobs) if candidate is not None and fresh else None
         with self._database.transaction() as connection:
             if columns is not None:
-                connection.execute(insert(schema.candidates), {**columns, "sequence": row.sequence})
-            connection.execute(insert(schema.proposals), codec.proposal_columns(row))
-            spent: dict[str, Any] = {"active_seconds": row.at_seconds}
-            if row.tokens or row.money:
-                spent["tokens"] = schema.run.c.tokens + row.tokens
-                spent["money"] = schema.run.c.money + row.money
-            connection.execute(update(schema.run).values(spent))
+                connection.execute(_ADD_CANDIDATE, {**columns, "sequence": row.sequence})
+            connection.execute(_ADD_PROPOSAL, codec.proposal_columns(row))
+            spent = {"now": row.at_seconds, "more_tokens": row.tokens, "more_money": row.money}
+            connection.execute(_SPENT, spent)
 
     def record_evaluation(
         self, phase: str, sequence: int, evaluation: Evaluation, *, at_seconds: float
@@ -213,8 +221,8 @@ class RunStore:
     def _insert_evaluation(self, columns: dict[str, Any], phase: str, sequence: int, at: float) -> None:
         key = {"phase": phase, "sequence": sequence, "at_seconds": at}
         with self._database.transaction() as connection:
-            connection.execute(insert(schema.evaluations), {**columns, **key})
-            connection.execute(update(schema.run).values(active_seconds=at))
+            connection.execute(_ADD_EVALUATION, {**columns, **key})
+            connection.execute(_ACTIVE, {"now": at})
 
     def record_finalists(self, phase: str, candidate_ids: Sequence[str]) -> None:
         """Who takes part in a finishing phase, in order; fixed once for the run."""
@@ -245,9 +253,8 @@ class RunStore:
 
     def first_sequence(self, candidate_id: str) -> int | None:
         """The proposal that first brought this content, or None where it is new."""
-        query = select(schema.candidates.c.sequence).where(schema.candidates.c.id == candidate_id)
         with self._database.transaction() as connection:
-            sequence: int | None = connection.execute(query).scalar()
+            sequence: int | None = connection.execute(_FIRST, {"candidate": candidate_id}).scalar()
         return sequence
 
     def evaluation(self, phase: str, sequence: int) -> Evaluation | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kevolve_core.errors import ConfigError, KevolveError, PluginError, UnknownNameError, WorkerError
+from kevolve_core.errors import KevolveError, PluginError, UnknownNameError
 from kevolve_core.interfaces import Manifest
 from kevolve_core.registry import PluginState, PluginStatus, Registry
 from kevolve_core.registry.compat import check_api, core_version
@@ -78,12 +78,8 @@ def test_what_plugins_do_at_import_breaks_only_themselves(site) -> None:
     registry = site.discover()
     causes = {each.name: each.cause for each in registry.statuses() if each.state == "broken"}
     assert causes == {name: cause for name, (_, cause) in AT_IMPORT.items()}
+    assert "the Python module 'vendor_sdk'" in status(registry, "needs").mend
     assert registry.backend("good").manifest.name == "good"
-
-
-def test_a_missing_module_is_named_in_the_mend(site) -> None:
-    site.plugin("bad", before="import vendor_sdk")
-    assert "'vendor_sdk'" in status(site.discover(), "bad").mend
 
 
 def test_a_plugin_that_segfaults_at_import_is_broken_and_never_imported_here(site) -> None:
@@ -92,7 +88,8 @@ def test_a_plugin_that_segfaults_at_import_is_broken_and_never_imported_here(sit
     registry = site.discover()
     found = status(registry, "bad")
     assert found.state is PluginState.BROKEN
-    assert found.cause.startswith("the process was killed by SIGSEGV while importing it at ")
+    place = f"{site.lib / 'fake_bad.py'}:1"
+    assert found.cause == f"the process was killed by SIGSEGV while importing it at {place}"
     error = refused(registry, "bad")
     assert isinstance(error, PluginError)
     assert "SIGSEGV" in str(error)
@@ -101,6 +98,7 @@ def test_a_plugin_that_segfaults_at_import_is_broken_and_never_imported_here(sit
     assert len(registry.devices("good")) == 1
 
 
+@pytest.mark.slow
 def test_a_plugin_that_hangs_at_import_is_broken_after_the_limit(site) -> None:
     site.plugin("bad", before="import time; time.sleep(3600)")
     found = status(site.discover(KEVOLVE_PROBE_SECONDS="3"), "bad")
@@ -127,6 +125,7 @@ def test_an_interrupt_does_not_wait_for_plugins_that_hang(site) -> None:
     assert time.monotonic() - started < 30  # the limit of a probe is 60 s here
 
 
+@pytest.mark.slow
 def test_what_a_hanging_probe_started_is_stopped_with_it(site) -> None:
     site.plugin(
         "bad",
@@ -305,7 +304,7 @@ def test_an_unknown_backend_lists_the_ready_ones_and_why_others_are_not(site) ->
     with pytest.raises(UnknownNameError) as caught:
         site.discover().backend("goood")
     text = str(caught.value)
-    assert "ready: good; not ready: bad is broken (ModuleNotFoundError" in text
+    assert "where: ready: good\n         not ready: bad, broken: ModuleNotFoundError" in text
     assert "did you mean 'good'?" in text
 
 
@@ -318,6 +317,7 @@ def test_a_plugin_with_another_name_than_its_backend_is_no_backend(site) -> None
         registry.backend("acme_gpu")
 
 
+@pytest.mark.slow
 def test_a_mended_plugin_works_at_once_though_its_failure_is_remembered(site) -> None:
     flag = site.folder / "driver"
     site.plugin("gpu", f"import os\nDEVICES = int(os.path.exists({str(flag)!r}))")
@@ -329,6 +329,7 @@ def test_a_mended_plugin_works_at_once_though_its_failure_is_remembered(site) ->
     assert (remembered, status(registry, "gpu").state) == (PluginState.UNAVAILABLE, PluginState.READY)
 
 
+@pytest.mark.slow
 def test_a_probe_is_remembered_until_the_plugin_changes_or_a_refresh_is_asked(site) -> None:
     log = site.folder / "log"
     site.plugin("good", f"open({str(log)!r}, 'a').write('x')")
@@ -342,6 +343,7 @@ def test_a_probe_is_remembered_until_the_plugin_changes_or_a_refresh_is_asked(si
     assert counts == [1, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_remembered_probe_is_not_used_after_a_day(site) -> None:
     log = site.folder / "log"
     site.plugin("good", f"open({str(log)!r}, 'a').write('x')")
@@ -352,6 +354,7 @@ def test_a_remembered_probe_is_not_used_after_a_day(site) -> None:
     assert log.read_text() == "xx"
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_entry_is_probed_again(site) -> None:
     site.plugin("good")
     site.discover().statuses()
@@ -387,10 +390,3 @@ def test_a_factory_that_raises_is_a_plugin_error(site) -> None:
         PluginError,
         True,
     )
-
-
-def test_no_worker_error_or_config_error_is_mixed_up_with_a_plugin_error(site) -> None:
-    site.plugin("bad", before="raise OSError('libvendor.so: cannot open')")
-    error = refused(site.discover(), "bad")
-    assert not isinstance(error, (ConfigError, WorkerError))
-    assert "libvendor.so" in str(error)

@@ -161,3 +161,10 @@ def test_exported_kernels_use_the_backends_flags() -> None:
     from kevolve_cpu.carried import _FLAGS
 
     assert [f for f in BASE_FLAGS if not f.startswith("-W")] == _FLAGS
+
+
+def test_knowledge_pages_say_what_they_are_about_and_where_from() -> None:
+    pages = [page for folder in CpuBackend({}).knowledge() for page in folder.glob("*.md")]
+    heads = [page.read_text().split("---")[1] for page in pages]
+    assert len(pages) >= 2
+    assert all(key in head for head in heads for key in ("title: ", "target: cpu", "source: "))

@@ -70,6 +70,11 @@ def test_faster_than_the_ceilings_is_said() -> None:
     assert "faster than the measured ceilings" in _hints({}, Work(bytes=16e9, flops=0), 0.5)
 
 
+def test_missing_hardware_counters_are_said() -> None:
+    assert "no hardware counters" in _hints({})
+    assert "no hardware counters" not in _hints({"cycles": 1.0, "instructions": 1.0})
+
+
 def test_perf_output_is_read() -> None:
     text = "1000;;cycles;5;100.00;;\n2500;;instructions:u;5;50.00;2.5;insn per cycle\n"
     assert dict(parse_perf(text).counts) == {"cycles": 1000.0, "instructions": 2500.0}

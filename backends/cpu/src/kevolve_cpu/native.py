@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import tempfile
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +33,6 @@ class LibraryLoader:
     """
 
     binaries: Mapping[str, str]
-    workdir: Path
     _open: dict[str, ctypes.CDLL] = field(factory=dict, init=False)
 
     def __call__(self, file: str, functions: Mapping[str, str]) -> Any:
@@ -67,10 +64,12 @@ class LibraryLoader:
 
     def _library(self, path: str) -> ctypes.CDLL:
         if path not in self._open:
-            folder = Path(tempfile.mkdtemp(prefix="native-", dir=self.workdir))
-            copy = folder / Path(path).name
+            # An anonymous file: a worker that runs candidates may not write to any other.
+            fd = os.memfd_create("library", os.MFD_CLOEXEC)
             try:
-                shutil.copyfile(path, copy)
+                with open(path, "rb") as built:
+                    os.sendfile(fd, built.fileno(), 0, os.fstat(built.fileno()).st_size)
+                self._open[path] = ctypes.CDLL(f"/proc/self/fd/{fd}")
             except FileNotFoundError:
                 raise KevolveError(
                     "a built library has left the compile cache",
@@ -78,8 +77,8 @@ class LibraryLoader:
                     where="load_native",
                     mend="compile the candidate again",
                 ) from None
-            self._open[path] = ctypes.CDLL(str(copy))
-            shutil.rmtree(folder)  # the mapping stays
+            finally:
+                os.close(fd)
         return self._open[path]
 
     def close(self) -> None:

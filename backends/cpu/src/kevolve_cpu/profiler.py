@@ -161,6 +161,8 @@ def _counter_hints(shown: Mapping[str, float], peaks: Peaks, diagnostics: str) -
         hints.append(
             f"cache_misses are {misses / references:.0%} of cache_references: data is not reused in cache"
         )
+    if "cycles" not in shown:
+        hints.append("no hardware counters on this host: the class rests on time and counted work alone")
     if "warning:" in diagnostics:
         first = next(row for row in diagnostics.splitlines() if "warning:" in row)
         hints.append(f"compiler: {first.strip()[:160]}")

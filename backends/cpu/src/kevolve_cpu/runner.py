@@ -65,13 +65,13 @@ class CpuRunner:
         self._watch.arm()
 
     def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
-        """The entry module, imported from ``candidate_dir``; the entry's name is in the artifact's facts or
-        found by `_entry`. The folder stays importable until `reset`, for imports inside functions."""
+        """The entry module, imported from ``candidate_dir``. Its name is the artifact's fact ``entry``, which
+        the compiler notes. The folder stays importable until `reset`, for imports inside functions."""
         if self._workdir is None:
             raise KevolveError("the runner is not open", where="cpu runner", mend="call open() first")
         if self._loader is not None:
             self.reset()
-        self._loader = LibraryLoader(artifact.binaries, self._workdir)
+        self._loader = LibraryLoader(artifact.binaries)
         self._folder = str(candidate_dir.resolve())
         entry = _entry(artifact, candidate_dir)
         self._loads += 1

@@ -1,0 +1,302 @@
+"""Prints `kernel.py`: what allocates, checks and launches; the candidate's entry."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+
+from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_cpu.render.library import call_text, literal, row_operands, view_text
+
+__all__ = ["Launch", "entry_text", "identifier"]
+
+_HELPER = '''
+def _laid_out(tensor, strides):
+    """`tensor` with the strides the kernels were compiled for."""
+    if tensor.stride() == strides:
+        return tensor
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+'''
+
+
+@frozen
+class Launch:
+    """One step of a case's launch code: a call of a native function with buffers, or a library call (with the
+    native function of its epilogue, and the rows of a tile or 0)."""
+
+    native: str
+    buffers: tuple[str, ...] = ()
+    call: LibraryCall | None = None
+    tile_rows: int = 0
+
+
+def identifier(name: str) -> str:
+    """``name`` as a Python and C++ identifier."""
+    clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
+    return clean if clean and not clean[0].isdigit() else f"_{clean}"
+
+
+@define
+class _Case:
+    program: Program
+    launches: Sequence[Launch]
+    module: str
+    names: Mapping[str, str]
+    lines: list[str] = field(factory=list)
+
+    def text(self, function: str) -> str:
+        p = self.program
+        arguments = [self.names[b.name] for b in (*p.inputs(), *p.params())]
+        for b in (*p.inputs(), *p.params()):
+            if b.size > 0:
+                n = self.names[b.name]
+                self.lines.append(f"{n} = _laid_out({n}, {literal(b.stride)})")
+        for b in p.buffers.values():
+            if b.role in ("output", "temp") and not self._tile_only(b.name) and not self._by_library(b.name):
+                self.lines.append(self._allocate(b, self.names[b.name], b.shape))
+        for launch in self.launches:
+            self._launch(launch)
+        self.lines.append(f"return {self._result(p.structure)}")
+        body = "\n".join(f"    {line}" for line in self.lines)
+        return f"def {function}({', '.join(arguments)}):\n{body}\n"
+
+    def _allocate(self, b: Buffer, name: str, shape: tuple[int, ...]) -> str:
+        if b.strides is None or b.strides == Buffer("", b.shape, b.dtype, "temp").stride:
+            return f"{name} = torch.empty({literal(shape)}, dtype=torch.{b.dtype})"
+        return f"{name} = torch.empty_strided({literal(shape)}, {literal(b.stride)}, dtype=torch.{b.dtype})"
+
+    def _tile_only(self, buffer: str) -> bool:
+        """A library call's output that only its tiled epilogue reads needs one tile."""
+        for launch in self.launches:
+            if launch.call is not None and launch.call.output == buffer and launch.tile_rows:
+                return True
+        return False
+
+    def _by_library(self, buffer: str) -> bool:
+        """The library call allocates it."""
+        return any(
+            launch.call is not None and launch.call.output == buffer and not launch.tile_rows
+            for launch in self.launches
+        )
+
+    def _pointer(self, buffer: str) -> str:
+        b = self.program.buffers[buffer]
+        name = f"_{self.names[buffer].upper()}" if b.role == "constant" else self.names[buffer]
+        return f"{name}.data_ptr()"
+
+    def _view(self, _: int, operand: Operand) -> str:
+        b = self.program.buffers[operand.buffer]
+        name = (
+            f"_{self.names[operand.buffer].upper()}" if b.role == "constant" else self.names[operand.buffer]
+        )
+        return view_text(operand, self.program.buffers, name)
+
+    def _launch(self, launch: Launch) -> None:
+        call = launch.call
+        if call is None:
+            pointers = ", ".join(self._pointer(b) for b in launch.buffers)
+            self.lines.append(f"{self.module}.{launch.native}({pointers})")
+            return
+        out = self.program.buffers[call.output]
+        name = self.names[call.output]
+        if not launch.tile_rows:
+            self.lines.append(f"{name} = _laid_out({call_text(call, self._view)}, {literal(out.stride)})")
+            if launch.native:
+                pointers = ", ".join([*(self._pointer(b) for b in launch.buffers), "0", str(out.shape[0])])
+                self.lines.append(f"{self.module}.{launch.native}({pointers})")
+            return
+        self._tiles(launch, call, out, name)
+
+    def _tiles(self, launch: Launch, call: LibraryCall, out: Buffer, name: str) -> None:
+        rows = out.shape[0]
+        tile = min(launch.tile_rows, rows)
+        cut = row_operands(call)
+
+        def view(i: int, operand: Operand) -> str:
+            whole = self._view(i, operand)
+            return f"{whole}[first:last]" if i in cut else whole
+
+        pointers = [
+            f"{name}.data_ptr() - first * {name}.stride(0) * {name}.element_size()"
+            if b == call.output
+            else self._pointer(b)
+            for b in launch.buffers
+        ]
+        self.lines += [
+            self._allocate(out, name, (tile, *out.shape[1:])),
+            f"for first in range(0, {rows}, {tile}):",
+            f"    last = min(first + {tile}, {rows})",
+            f"    {call_text(call, view, f'{name}[: last - first]')}",
+            f"    {self.module}.{launch.native}({', '.join([*pointers, 'first', 'last'])})",
+        ]
+
+    def _result(self, structure: Any) -> str:
+        if isinstance(structure, bool) or structure is None:
+            return repr(structure)
+        if isinstance(structure, int):
+            return self._leaf(self.program.outputs[structure])
+        if isinstance(structure, Mapping):
+            return "{" + ", ".join(f"{k!r}: {self._result(v)}" for k, v in structure.items()) + "}"
+        inside = [self._result(v) for v in structure]
+        if isinstance(structure, list):
+            return f"[{', '.join(inside)}]"
+        return f"({', '.join(inside)}{',' if len(inside) == 1 else ''})"
+
+    def _leaf(self, ref: OutputRef) -> str:
+        return self._view(0, Operand(ref.buffer, ref.shape, ref.strides, ref.offset))
+
+
+def _signature(spec: KernelSpec) -> tuple[list[str], str] | None:
+    """(names of the positional parameters, text of all parameters) of the reference, or None."""
+    try:
+        tree = ast.parse(spec.reference.source)
+    except SyntaxError:
+        return None
+    node: Any = next((n for n in tree.body if getattr(n, "name", None) == spec.reference.symbol), None)
+    if isinstance(node, ast.ClassDef):
+        node = next((n for n in node.body if getattr(n, "name", None) == "forward"), None)
+    if not isinstance(node, ast.FunctionDef) or node.args.vararg or node.args.kwarg:
+        return None
+    for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+        a.annotation = None
+    for defaults in (node.args.defaults, node.args.kw_defaults):
+        for i, d in enumerate(defaults):
+            try:
+                if d is not None:
+                    ast.literal_eval(d)
+            except ValueError:
+                defaults[i] = ast.Constant(None)
+    names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    names = names[1:] if spec.reference.kind == "module" else names
+    text = ast.unparse(node.args)
+    return names, text.partition(", ")[2] if spec.reference.kind == "module" else text
+
+
+def _constants(programs: Sequence[Program], names: Mapping[str, str]) -> list[str]:
+    lines = []
+    done: set[str] = set()
+    for p in programs:
+        for b in p.buffers.values():
+            if b.role == "constant" and b.name not in done:
+                done.add(b.name)
+                flat = f"torch.tensor({literal(list(b.data or ()))}, dtype=torch.{b.dtype})"
+                shaped = flat if len(b.shape) == 1 else f"{flat}.reshape({literal(b.shape)})"
+                lines.append(f"_{names[b.name].upper()} = {shaped}")
+    return lines
+
+
+def entry_text(
+    spec: KernelSpec,
+    programs: Sequence[Program],
+    launches: Sequence[Sequence[Launch]],
+    modules: Sequence[tuple[str, str, Mapping[str, str]]],
+    names: Mapping[str, str],
+) -> str:
+    """The text of `kernel.py`. ``modules`` has, a case, the variable, file and functions of its native code."""
+    parts = [f'"""{spec.name}: launches the generated C++ kernels."""\n\nimport torch\n']
+    opened: list[str] = []
+    for variable, file, functions in modules:
+        line = f'{variable} = load_native("{file}", {dict(functions)!r})'
+        if functions and line not in opened:
+            opened.append(line)
+    if opened:
+        parts[0] += "from kevolve_core.native import load_native\n"
+    constants = _constants(programs, names)
+    parts.append("\n".join([*opened, *constants]) + "\n" if opened or constants else "")
+    parts.append(_HELPER)
+    table: list[str] = []
+    keyed_by_params = len({tuple((b.source, b.shape) for b in p.params()) for p in programs}) > 1
+    for p, steps, (variable, _, _) in zip(programs, launches, modules, strict=True):
+        function = f"_{identifier(p.case)}"
+        parts.append("\n" + _Case(p, steps, variable, names).text(function))
+        key = [*p.inputs(), *(p.params() if keyed_by_params else ())]
+        guard = ", ".join(f"({literal(b.shape)}, torch.{b.dtype})" for b in key)
+        table.append(f"    ({guard}{',' if len(key) == 1 else ''}): {function},")
+    parts.append("\n_CASES = {\n" + "\n".join(table) + "\n}\n")
+    parts.append(_entry(spec, programs, keyed_by_params))
+    return "\n".join(p.strip("\n") + "\n" if i else p for i, p in enumerate(parts) if p).replace(
+        "\n\n\n\n", "\n\n\n"
+    )
+
+
+def _entry(spec: KernelSpec, programs: Sequence[Program], keyed_by_params: bool) -> str:
+    signature = _signature(spec)
+    positions = [int(b.source) for b in programs[0].inputs()]
+    module = spec.reference.kind == "module"
+    if signature is None or any(i >= len(signature[0]) for i in positions):
+        text, arguments = "*arguments", [f"arguments[{i}]" for i in positions]
+    else:
+        text, arguments = signature[1], [signature[0][i] for i in positions]
+    tensors = ", ".join(arguments)
+    pad = "        " if module else "    "
+    body = [
+        f"tensors = ({tensors}{',' if len(arguments) == 1 else ''})",
+    ]
+    weights = ", ".join(f'self.get_parameter_or_buffer("{b.source}")' for b in programs[0].params())
+    if module and weights:
+        body.append(f"weights = ({weights},)")
+    keyed = "tensors + weights" if keyed_by_params else "tensors"
+    body += [
+        f"run = _CASES.get(tuple((t.shape, t.dtype) for t in {keyed}))",
+        "if run is None:",
+        f'    got = ", ".join(f"{{tuple(t.shape)}} {{t.dtype}}" for t in {keyed})',
+        f'    raise ValueError(f"{spec.name} was generated for other shapes or dtypes than {{got}}")',
+        f"return run(*tensors{', *weights' if module and weights else ''})",
+    ]
+    if not module:
+        return f"\n\ndef {spec.reference.symbol}({text}):\n" + "\n".join(pad + line for line in body) + "\n"
+    return _module_text(programs, text, [pad + line for line in body])
+
+
+def _module_text(programs: Sequence[Program], parameters: str, body: list[str]) -> str:
+    shapes: list[str] = []
+    cases = {tuple((b.source, b.shape, b.dtype) for b in p.params()): p for p in programs}
+    first = next(iter(cases))
+    for source, shape, dtype in first:
+        shapes.append(f'    "{source}": ({literal(shape)}, torch.{dtype}),')
+    state = "_STATE = {\n" + "\n".join(shapes) + "\n}\n" if shapes else "_STATE = {}\n"
+    forward = "\n".join(body).replace("self.get_parameter_or_buffer(", "self._state(")
+    comma = ", " if parameters else ""
+    return f'''
+
+{state}
+
+class _Scope(torch.nn.Module):
+    """Holds state under the reference's names; takes weights of any shape that a case has."""
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        for name, known in (*self._parameters.items(), *self._buffers.items()):
+            given = state.get(prefix + name)
+            if given is not None and given.shape != known.shape:
+                known.data = torch.empty_like(given, dtype=known.dtype)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class ModelNew(_Scope):
+    def __init__(self, *arguments, **options):
+        super().__init__()
+        self._holders = {{}}
+        for key, (shape, dtype) in _STATE.items():
+            holder, *path = self, *key.split(".")
+            for part in path[:-1]:
+                if part not in holder._modules:
+                    holder.add_module(part, _Scope())
+                holder = holder._modules[part]
+            value = torch.zeros(shape, dtype=dtype)
+            if dtype.is_floating_point:
+                holder.register_parameter(path[-1], torch.nn.Parameter(value, requires_grad=False))
+            else:
+                holder.register_buffer(path[-1], value)
+            self._holders[key] = (holder, path[-1])
+
+    def _state(self, key):
+        holder, name = self._holders[key]
+        return getattr(holder, name)
+
+    def forward(self{comma}{parameters}):
+{forward}
+'''

@@ -1,0 +1,231 @@
+"""`CppRenderer`: lowered programs as C++17 with OpenMP, and the Python entry that launches them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import evolve, frozen
+
+from kevolve_core.errors import KevolveError, UnsupportedError
+from kevolve_core.ir import Buffer, LibraryCall, Load, LoopNest, Program, Search, Step, Store
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.model import Candidate
+from kevolve_core.space import Point
+from kevolve_cpu.render.choices import Schedule
+from kevolve_cpu.render.entry import Launch, entry_text, identifier
+from kevolve_cpu.render.kinds import STORAGE
+from kevolve_cpu.render.library import call_text, tileable
+from kevolve_cpu.render.nest import parameters, print_nest
+from kevolve_cpu.render.preamble import Preamble
+from kevolve_cpu.render.tidy import expressions, uses
+from kevolve_cpu.spaces import resolve
+
+__all__ = ["CppRenderer"]
+
+_RESERVED = frozenset(
+    "alignas and asm auto bool break case catch char class const continue default delete do double else enum extern "
+    "false float for if inline int long namespace new not operator or private public register return short signed "
+    "sizeof static struct switch template this throw true try typedef typename union unsigned using virtual void "
+    "volatile while xor first_row last_row lanes load store part at All First fold each splat iota gather scatter "
+    "stream keep widen narrow maximum minimum run torch".split()
+)
+
+
+@frozen
+class CppRenderer:
+    """Prints every step of a program: nests as C++ functions, library calls as calls of `torch.ops.aten`.
+
+    The steps of a case between two library calls are run by one exported function, so a case without library
+    calls costs one foreign call. The text is a function of the arguments alone.
+    """
+
+    language: str = "cpp"
+
+    def supports(self, step: Step) -> str:
+        """Empty when ``step`` can be printed, else why not."""
+        try:
+            if isinstance(step, LibraryCall):
+                call_text(step, lambda i, o: o.buffer)
+                step_nest = step.epilogue
+            else:
+                step_nest = step
+            if step_nest is not None:
+                _check(step_nest)
+        except KevolveError as error:
+            return error.what
+        return ""
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        """A candidate covering every case of ``programs``."""
+        names = _names(programs)
+        files: dict[str, str] = {}
+        launches: list[list[Launch]] = []
+        modules: list[tuple[str, str, Mapping[str, str]]] = []
+        libraries: dict[str, None] = {}
+        for program in programs:
+            for step in program.steps:
+                if isinstance(step, LibraryCall):
+                    libraries[step.op] = None
+            program = _contiguous_searches(program)
+            alone = len(programs) == 1
+            stem = "kernel" if alone else f"kernel_{identifier(program.case)}"
+            text, steps, functions = _native(program, names, choices)
+            if text:
+                files[f"{stem}.cpp"] = f"// {spec.name}, case {program.case}\n\n{text}"
+            launches.append(steps)
+            modules.append(
+                (f"_{stem.removeprefix('_')}" if not alone else "_native", f"{stem}.cpp", functions)
+            )
+        programs = [_contiguous_searches(p) for p in programs]
+        files["kernel.py"] = entry_text(spec, programs, launches, modules, names)
+        genome = {"choices": {k: dict(v) for k, v in sorted(choices.items())}}
+        symbol = "" if spec.reference.kind == "module" else spec.reference.symbol
+        return Candidate(
+            {k: files[k] for k in sorted(files)},
+            "kernel.py",
+            self.language,
+            symbol=symbol,
+            genome=genome,
+            libraries=tuple(libraries),
+        )
+
+
+def _check(nest: LoopNest) -> None:
+    """Raise UnsupportedError where a nest has what no schedule can print, by printing it."""
+    dtypes: dict[str, tuple[int, str]] = {}
+    for s in nest.body:
+        for e in uses(expressions(s)):
+            if e.dtype not in STORAGE:
+                raise UnsupportedError(f"dtype {e.dtype}", where=f"nest {nest.name}")
+            if isinstance(e, Load):
+                dtypes[e.buffer] = (len(e.index), e.dtype)
+        if isinstance(s, Store):
+            dtypes.setdefault(s.buffer, (len(s.index), s.value.dtype))
+        elif isinstance(s, Search):
+            dtypes.setdefault(s.buffer, (len(s.index) + 1, s.value.dtype))
+    buffers = {n: Buffer(n, (4,) * rank, dtype, "temp") for n, (rank, dtype) in dtypes.items()}
+    names = {n: identifier(n) for n in buffers}
+    print_nest(nest, buffers, names, resolve(nest, {}), Preamble(), "probe")
+
+
+def _names(programs: Sequence[Program]) -> dict[str, str]:
+    """Buffer name -> identifier, one for one."""
+    found: dict[str, str] = {}
+    taken: set[str] = set(_RESERVED)
+    for p in programs:
+        for name in p.buffers:
+            if name not in found:
+                stem = identifier(name)
+                unique, n = stem, 1
+                while unique in taken:
+                    n += 1
+                    unique = f"{stem}_{n}"
+                taken.add(unique)
+                found[name] = unique
+    return found
+
+
+def _contiguous_searches(program: Program) -> Program:
+    """Searched inputs are taken with contiguous rows: the entry lays them out so."""
+    searched = {s.buffer for n in program.nests() for s in n.body if isinstance(s, Search)}
+    buffers = {
+        n: evolve(b, strides=None) if n in searched and b.role in ("input", "param") else b
+        for n, b in program.buffers.items()
+    }
+    return evolve(program, buffers=buffers)
+
+
+def _native(
+    program: Program, names: Mapping[str, str], choices: Mapping[str, Point]
+) -> tuple[str, list[Launch], dict[str, str]]:
+    """(text of the C++ file or "", launch steps, exported functions)."""
+    preamble = Preamble()
+    bodies: list[str] = []
+    exported: dict[str, str] = {}
+    entries: list[str] = []
+    launches: list[Launch] = []
+    group: list[tuple[str, LoopNest]] = []
+    case = identifier(program.case).strip("_") or "case"
+
+    def nest_function(nest: LoopNest, schedule: Schedule, rows: bool) -> str:
+        function = f"{identifier(nest.name)}_nest"
+        for b in (*nest.reads(), *nest.writes()):
+            if program.buffers[b].dtype not in STORAGE:
+                raise UnsupportedError(f"dtype {program.buffers[b].dtype}", where=f"buffer {b}")
+        bodies.append(print_nest(nest, program.buffers, names, schedule, preamble, function, rows))
+        return function
+
+    def close() -> None:
+        if not group:
+            return
+        used: dict[str, None] = {}
+        written = {b for _, n in group for b in n.writes()}
+        calls = []
+        for function, nest in group:
+            reads, writes = parameters(nest)
+            used.update(dict.fromkeys((*reads, *writes)))
+            calls.append(f"    {function}({', '.join(names[b] for b in (*reads, *writes))});")
+        name = f"run_{case}" if not exported else f"run_{case}_{len(exported) + 1}"
+        entries.append(_exported(program, names, name, tuple(used), written, calls, ""))
+        exported[name] = "p" * len(used)
+        launches.append(Launch(name, tuple(used)))
+        group.clear()
+
+    for step in program.steps:
+        if isinstance(step, LoopNest):
+            group.append((nest_function(step, resolve(step, choices.get(step.name, {})), False), step))
+            continue
+        close()
+        if step.epilogue is None:
+            launches.append(Launch("", (), step))
+            continue
+        point = choices.get(step.name, {})
+        schedule = resolve(step.epilogue, point)
+        rows = _row_epilogue(step, program)
+        function = nest_function(step.epilogue, schedule, rows)
+        reads, writes = parameters(step.epilogue)
+        used = (*reads, *writes)
+        name = f"run_{case}" if not exported else f"run_{case}_{len(exported) + 1}"
+        extra = ", first_row, last_row" if rows else ""
+        call = [f"    {function}({', '.join(names[b] for b in used)}{extra});"]
+        entries.append(
+            _exported(program, names, name, used, set(writes), call, "long first_row, long last_row")
+        )
+        exported[name] = "p" * len(used) + "ll"
+        tile = int(point.get("tile_rows", 0)) if rows and tileable(step) else 0
+        launches.append(Launch(name, used, step, tile))
+    close()
+    if not bodies:
+        return "", launches, exported
+    head = preamble.text()
+    return "\n\n".join(x for x in [head, *bodies, *entries] if x) + "\n", launches, exported
+
+
+def _row_epilogue(step: LibraryCall, program: Program) -> bool:
+    """Whether the epilogue's outermost axis is the output's first dimension and a loop of its own."""
+    nest = step.epilogue
+    return (
+        nest is not None
+        and nest.outer >= 1
+        and len(nest.axes) > 1
+        and tileable(step)
+        and nest.axes[0].extent == program.buffers[step.output].shape[0]
+    )
+
+
+def _exported(
+    program: Program,
+    names: Mapping[str, str],
+    function: str,
+    buffers: tuple[str, ...],
+    written: set[str],
+    calls: list[str],
+    extra: str,
+) -> str:
+    arguments = [
+        f"{'' if b in written else 'const '}{STORAGE[program.buffers[b].dtype]} *{names[b]}" for b in buffers
+    ]
+    arguments += [extra] if extra else []
+    return "\n".join([f'extern "C" void {function}({", ".join(arguments)}) {{', *calls, "}"])

@@ -1,0 +1,209 @@
+"""Vector forms of the transcendental functions, for float32 lanes.
+
+Coefficients are this project's own: weighted minimax fits (Lawson's iteration on Chebyshev nodes, 40-digit
+reference values), rounded to float32 one after another with the rest fitted again. Errors stated are the largest
+found against float64 over every float32 bit pattern at a stride of 97 (`tests/render/test_vecmath.py`), in units in
+the last place (ulp) of the result. Infinities, NaN, signed zeros and denormal results are as in IEEE 754.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MATH", "VECTOR_FUNCTIONS"]
+
+#: name -> (text, names of the helpers it calls)
+MATH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "square_root": (
+        """template <class V> inline V square_root(V x) {
+#if defined(__AVX512F__) && !defined(__clang__)
+    if constexpr (sizeof x == 64)
+        return __builtin_ia32_sqrtps512_mask(x, x, -1, 4);
+#endif
+    return each(x, [](float a) { return __builtin_sqrtf(a); });
+}""",
+        ("each",),
+    ),
+    "power_of_two": (
+        """// 2^n for n in [-126, 127].
+template <class V, class I> inline V power_of_two(I n) { return (V)((n + 127) << 23); }""",
+        (),
+    ),
+    "exp_reduced": (
+        """// x = n ln2 + r with |r| <= ln2 / 2, and (e^r - 1 - r) / r^2.
+template <class V, class I> inline void exp_reduced(V x, I &n, V &r, V &q) {
+    const V shifted = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23: the integer is in the low bits
+    n = (I)shifted - 0x4b400000;
+    const V whole = shifted - 12582912.0f;
+    r = x - whole * 0.693145752f; // ln2 in two parts, the first with few bits
+    r = r - whole * 1.42860677e-6f;
+    q = (((0.00138198223f * r + 0.00836868677f) * r + 0.0416682772f) * r + 0.166665211f) * r + 0.49999994f;
+}""",
+        (),
+    ),
+    "exponential": (
+        """// e^x, error below 1.1 ulp.
+template <class V> inline V exponential(V x) {
+    using I = decltype(x < x);
+    const V inside = x < -104.0f ? V{} - 104.0f : x > 89.0f ? V{} + 89.0f : x;
+    I n;
+    V r, q;
+    exp_reduced(inside, n, r, q);
+    const V p = (q * r * r + r) + 1.0f;
+    const I half = n >> 1; // two factors: the result may be denormal or overflow
+    return p * power_of_two<V>(half) * power_of_two<V>(n - half);
+}""",
+        ("exp_reduced", "power_of_two"),
+    ),
+    "exponential_minus_one": (
+        """// e^x - 1, error below 1.7 ulp.
+template <class V> inline V exponential_minus_one(V x) {
+    using I = decltype(x < x);
+    const V inside = x < -30.0f ? V{} - 30.0f : x > 89.0f ? V{} + 89.0f : x;
+    I n;
+    V r, q;
+    exp_reduced(inside, n, r, q);
+    const V p = q * r * r + r;
+    const V half = power_of_two<V>(n - 1);
+    const V y = 2.0f * (half * p + (half - 0.5f));
+    return x == 0.0f ? x : y;
+}""",
+        ("exp_reduced", "power_of_two"),
+    ),
+    "logistic": (
+        """// 1 / (1 + e^-x), error below 2.1 ulp.
+template <class V> inline V logistic(V x) { return 1.0f / (1.0f + exponential(-x)); }""",
+        ("exponential",),
+    ),
+    "log_reduced": (
+        """// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)], and log(1 + f) - f; x positive and finite.
+template <class V, class I> inline void log_reduced(V x, V &e, V &f, V &p) {
+    const auto tiny = x < 1.17549435e-38f;
+    const I bits = (I)(tiny ? x * 8388608.0f : x);
+    const I shifted = bits - 0x3f3504f3;
+    const I exponent = shifted >> 23;
+    e = __builtin_convertvector(tiny ? exponent - 23 : exponent, V);
+    f = (V)(bits - (exponent << 23)) - 1.0f;
+    V q = 0.0675049648f * f - 0.116712913f;
+    q = q * f + 0.118836649f;
+    q = q * f - 0.124060646f;
+    q = q * f + 0.142203227f;
+    q = q * f - 0.166679949f;
+    q = q * f + 0.20002073f;
+    q = q * f - 0.250000089f;
+    q = q * f + 0.333333135f;
+    p = (q * f - 0.5f) * (f * f);
+}""",
+        (),
+    ),
+    "log_special": (
+        """// What a logarithm gives outside the positive finite numbers.
+template <class V> inline V log_special(V x, V y) {
+    y = x == __builtin_inff() ? x : y;
+    y = x == 0.0f ? V{} - __builtin_inff() : y;
+    return x >= 0.0f ? y : V{} + __builtin_nanf("");
+}""",
+        (),
+    ),
+    "logarithm": (
+        """// log x, error below 1.1 ulp.
+template <class V> inline V logarithm(V x) {
+    V e, f, p;
+    log_reduced<V, decltype(x < x)>(x, e, f, p);
+    return log_special(x, e * 0.693145752f + (f + (p + e * 1.42860677e-6f)));
+}""",
+        ("log_reduced", "log_special"),
+    ),
+    "logarithm_2": (
+        """// log2 x, error below 1.6 ulp.
+template <class V> inline V logarithm_2(V x) {
+    V e, f, p;
+    log_reduced<V, decltype(x < x)>(x, e, f, p);
+    // 1 / ln2 = 1.4427 in two parts, so that the leading term keeps its bits
+    return log_special(x, e + (f * 1.44269502f + (p * 1.44269502f + f * 1.92596299e-8f)));
+}""",
+        ("log_reduced", "log_special"),
+    ),
+    "logarithm_10": (
+        """// log10 x, error below 2.1 ulp.
+template <class V> inline V logarithm_10(V x) {
+    V e, f, p;
+    log_reduced<V, decltype(x < x)>(x, e, f, p);
+    const V low = p * 0.434294492f + e * 4.60503907e-6f;
+    return log_special(x, e * 0.301025391f + (f * 0.434294492f + low));
+}""",
+        ("log_reduced", "log_special"),
+    ),
+    "logarithm_1p": (
+        """// log(1 + x), error below 1.7 ulp.
+template <class V> inline V logarithm_1p(V x) {
+    const V u = 1.0f + x;
+    const V lost = x - (u - 1.0f);
+    V e, f, p;
+    log_reduced<V, decltype(x < x)>(u, e, f, p);
+    const V y = e * 0.693145752f + (f + (p + (e * 1.42860677e-6f + lost / u)));
+    const auto small = (x < 2e-4f) & (x > -2e-4f); // the series, where 1 + x has lost the sign of zero too
+    return small ? x - x * x * (0.5f - 0.333333333f * x) : log_special(u, y);
+}""",
+        ("log_reduced", "log_special"),
+    ),
+    "error_function": (
+        """// erf x, error below 1.4 ulp.
+template <class V> inline V error_function(V x) {
+    using I = decltype(x < x);
+    const V size = (V)((I)x & 0x7fffffff);
+    const V s = x * x;
+    V near = 7.8069032e-5f * s - 0.00079978531f;
+    near = near * s + 0.0051871622f;
+    near = near * s - 0.0268533472f;
+    near = near * s + 0.112835787f;
+    near = near * s - 0.37612626f;
+    near = near * s + 0.128379166f;
+    near = near * x + x;
+    const V y = size > 4.0f ? V{} + 4.0f : size;
+    V far = -2.16930932e-5f * y + 0.00044142874f; // log(erfc y) on [1, 4]
+    far = far * y - 0.00420511281f;
+    far = far * y + 0.0252099913f;
+    far = far * y - 0.108421713f;
+    far = far * y - 0.633216619f;
+    far = far * y - 1.12958026f;
+    far = far * y + 0.000188467768f;
+    I n;
+    V r, q;
+    exp_reduced(far, n, r, q);
+    far = 1.0f - ((q * r * r + r) + 1.0f) * power_of_two<V>(n);
+    far = (V)((I)far | ((I)x & ~0x7fffffff));
+    return size < 1.0f ? near : x == x ? far : x;
+}""",
+        ("exp_reduced", "power_of_two"),
+    ),
+    "hyperbolic_tangent": (
+        """// tanh x, error below 1.6 ulp.
+template <class V> inline V hyperbolic_tangent(V x) {
+    using I = decltype(x < x);
+    const V size = (V)((I)x & 0x7fffffff);
+    const V s = x * x;
+    V near = -0.00558822183f * s + 0.0205359012f;
+    near = near * s - 0.0537085906f;
+    near = near * s + 0.133310765f;
+    near = near * s - 0.333332688f;
+    near = near * (s * x) + x;
+    V far = 1.0f - 2.0f / (exponential(size > 10.0f ? V{} + 20.0f : size + size) + 1.0f);
+    far = (V)((I)far | ((I)x & ~0x7fffffff));
+    return size < 0.625f ? near : x == x ? far : x;
+}""",
+        ("exponential",),
+    ),
+}
+
+#: IR operator -> helper that computes it for float32 vectors
+VECTOR_FUNCTIONS: dict[str, str] = {
+    "sqrt": "square_root",
+    "exp": "exponential",
+    "expm1": "exponential_minus_one",
+    "sigmoid": "logistic",
+    "log": "logarithm",
+    "log2": "logarithm_2",
+    "log10": "logarithm_10",
+    "log1p": "logarithm_1p",
+    "erf": "error_function",
+    "tanh": "hyperbolic_tangent",
+}

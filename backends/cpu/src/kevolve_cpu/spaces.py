@@ -1,0 +1,180 @@
+"""Schedule spaces of the CPU backend: what can be chosen for a step, and what a choice means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kevolve_core.ir import (
+    Const,
+    Index,
+    LibraryCall,
+    Load,
+    LoopNest,
+    Op,
+    Reduce,
+    Search,
+    Step,
+    Store,
+    itemsize,
+)
+from kevolve_core.model import Device
+from kevolve_core.space import Constraint, Parameter, Space
+from kevolve_cpu.render.affine import analyse
+from kevolve_cpu.render.choices import Schedule
+from kevolve_cpu.render.library import tileable
+from kevolve_cpu.render.tidy import expressions, uses
+
+__all__ = ["resolve", "schedule_space"]
+
+_TILES = (0, 64, 256, 1024, 4096, 16384, 65536)
+_SMALL = 32768  # points below which starting threads costs more than it gives (about 5 µs); estimated
+_LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
+
+
+def _points(nest: LoopNest) -> int:
+    return math.prod(a.extent for a in nest.axes)
+
+
+def _unit_stride(nest: LoopNest) -> dict[str, int]:
+    """Axis -> bytes moved by accesses whose last index steps by one along it."""
+    found: dict[str, int] = {}
+    for s in nest.body:
+        accesses = [(e.index, e.dtype) for e in uses(expressions(s)) if isinstance(e, Load)]
+        if isinstance(s, Store):
+            accesses.append((s.index, s.value.dtype))
+        for index, dtype in accesses:
+            if not index:
+                continue
+            form = analyse(index[-1], {})
+            for axis, k in form.terms.items():
+                if k == 1:
+                    weight = itemsize(dtype) * math.prod(
+                        nest.extent(a) for e in index for a in analyse(e, {}).terms
+                    )
+                    found[axis] = found.get(axis, 0) + weight
+    return found
+
+
+def vector_axes(nest: LoopNest) -> tuple[str, ...]:
+    """Axes worth vectorising, best first."""
+    weights = {a: w for a, w in _unit_stride(nest).items() if nest.extent(a) > 1}
+    return tuple(sorted(weights, key=lambda a: (-weights[a], a)))
+
+
+def lane_choices(nest: LoopNest) -> tuple[int, ...]:
+    """Elements a vector may have. GCC splits vectors beyond the register for arithmetic and conversions, but turns
+    comparisons and selections of them into scalar code, so 64-bit ones keep to 64 bytes."""
+    widest = 4
+    for s in nest.body:
+        if isinstance(s, Search):
+            widest = 8
+        if isinstance(s, Reduce) and s.combiner not in ("sum", "prod"):
+            widest = max(widest, itemsize(s.accumulate))
+        for e in uses(tuple(x for x in expressions(s))):
+            if isinstance(e, Op) and any(itemsize(a.dtype) == 8 and not isinstance(a, Const) for a in e.args):
+                if e.name in ("add", "sub", "mul", "cast") and not _loads(e):
+                    continue
+                widest = 8
+    return (4, 8) if widest == 8 else (4, 8, 16)
+
+
+def _loads(e: Op) -> bool:
+    return any(not isinstance(x, (Op, Const, Index)) for x in uses((e,)))
+
+
+def _inner_axes(nest: LoopNest) -> list[str]:
+    from kevolve_cpu.render.tidy import consumed
+
+    taken = consumed(nest)
+    sinks = [
+        nest.span(s) for s in nest.body if not hasattr(s, "name") or hasattr(s, "axes") or hasattr(s, "axis")
+    ]
+    return [a.name for a in nest.inner_axes if a.name in taken or not all(a.name in span for span in sinks)]
+
+
+def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[Constraint]]:
+    axes = vector_axes(nest)
+    lanes = lane_choices(nest)
+    inner = _inner_axes(nest)
+    default_axis = next((a for a in axes if a in inner), axes[0] if axes else "")
+    pointwise = not inner
+    parameters = [
+        Parameter("vector_axis", (*axes, ""), default_axis),
+        Parameter("lanes", lanes, lanes[-1]),
+        Parameter("unroll", (1, 2, 4, 8), 2 if pointwise else 4),
+    ]
+    constraints: list[Constraint] = []
+    tiled_axes = [a for a in axes if a not in inner]
+    if tiled_axes:
+        choices = tuple(t for t in _TILES if t or not pointwise)
+        default = 16384 if pointwise else 0 if default_axis in inner else 1024
+        parameters.append(Parameter("tile", choices, default if default in choices else choices[0]))
+        if not pointwise:
+            constraints.append(
+                Constraint(
+                    "a tile is for a vector axis outside the reduction",
+                    lambda p: p["vector_axis"] in tiled_axes or p["tile"] == 0,
+                )
+            )
+    rows = math.prod(a.extent for a in nest.axes if a.name not in inner)
+    parallel = ["outer", "none"] if rows > 1 else ["none"]
+    if inner:
+        parallel.insert(len(parallel) - 1, "inner")
+    small = _points(nest) < _SMALL
+    best = "none" if small else "inner" if inner and rows < cores else "outer" if rows > 1 else "none"
+    parameters.append(Parameter("parallel", tuple(parallel), best))
+    parameters.append(Parameter("rows", (0, 1, 4, 16, 64), 0))
+    parameters.append(Parameter("threads", (0, *sorted({1, max(1, cores // 2)} - {cores})), 0))
+    statements = [s for s in nest.body if isinstance(s, (Reduce, Store))]
+    if inner and len(statements) > 1:
+        parameters += [
+            Parameter("fuse", (True, False), True),
+            Parameter("keep", (False, True), any(_costly(x) for s in nest.body for x in expressions(s))),
+            Parameter("prefetch", (False, True), True),
+        ]
+    if any(isinstance(s, Store) and s.mode == "set" for s in nest.body):
+        parameters.append(Parameter("stream", (False, True), _points(nest) >= 1 << 22))
+    if any(isinstance(s, Search) for s in nest.body):
+        parameters.append(Parameter("search", ("binary", "linear"), "binary"))
+    constraints += [
+        Constraint(
+            "scalar code has one lane to unroll", lambda p: p["vector_axis"] != "" or p["unroll"] == 1
+        ),
+        Constraint(
+            "threads take rows only where tasks are parallel",
+            lambda p: p["parallel"] == "outer" or p["rows"] == 0,
+        ),
+    ]
+    if not axes:
+        parameters = [Parameter("unroll", (1,), 1) if p.name == "unroll" else p for p in parameters]
+    return parameters, constraints
+
+
+def _costly(e: Any) -> bool:
+    cheap = {"add", "sub", "mul", "cast", "where", "min", "max", "neg", "abs", "relu"}
+    return any(isinstance(x, Op) and x.name not in cheap for x in uses((e,)))
+
+
+def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> Space:
+    """Tunables of ``step``. A library call has those of its epilogue and ``tile_rows``: output rows a call (0: all
+    at once), so that the epilogue reads them while they are in the cache."""
+    facts: Mapping[str, Any] = device.facts if device is not None else {}
+    cores = int(facts.get("cores", 2))
+    nest = step.epilogue if isinstance(step, LibraryCall) else step
+    parameters: list[Parameter] = []
+    constraints: list[Constraint] = []
+    if nest is not None:
+        parameters, constraints = _nest_parameters(nest, cores)
+    if isinstance(step, LibraryCall) and tileable(step):
+        parameters.insert(0, Parameter("tile_rows", (0, 64, 128, 256, 512, 1024, 2048), 0))
+    return Space(tuple(parameters), tuple(constraints))
+
+
+def resolve(nest: LoopNest, point: Mapping[str, Any]) -> Schedule:
+    """The schedule that ``point`` (of `schedule_space`, perhaps of another case) means for ``nest``."""
+    parameters, constraints = _nest_parameters(nest, 2)
+    space = Space(tuple(parameters), tuple(constraints))
+    legal = space.repaired({**space.default(), **point})
+    return Schedule(**legal)

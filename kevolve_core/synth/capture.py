@@ -1,0 +1,305 @@
+"""A PyTorch reference and example inputs become a `Graph` of ATen operators.
+
+Tracing runs on fake tensors: no data is touched and shapes are static. Mutation is functionalised, composite
+operators are decomposed, and operators that lowering does not know are decomposed where PyTorch can.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.fx.traceback as fx_traceback
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from kevolve_core.errors import CaptureError
+from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType
+
+__all__ = ["capture", "dtype_name"]
+
+_CONSTANT_LIMIT = 1 << 16  # elements of a literal tensor that a program carries inline; estimated
+_DTYPES = frozenset(
+    ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+)
+_LIBRARY_FOLDERS = ("/torch/", "/kevolve_core/")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def capture(
+    call: Callable[..., Any],
+    inputs: Sequence[Any],
+    *,
+    module: torch.nn.Module | None = None,
+    keep: Collection[str] = (),
+    where: str = "reference",
+) -> Graph:
+    """The graph of ``call(*inputs)``.
+
+    Args:
+        call: the reference: a function or module, in the mode it is to be captured in.
+        inputs: tensors (real, fake or meta: only their type counts) and Python scalars, which are baked in.
+        module: whose state_dict names the parameters; by default ``call`` itself where it is a module.
+        keep: operators (``aten.gelu.default``) not to be decomposed.
+        where: for messages.
+
+    Raises:
+        CaptureError: names the operator and the user's source line.
+    """
+    tracer = _Lines()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    example = [_fake_input(fake, value, where) for value in inputs]
+    tensors = [v for v in example if isinstance(v, torch.Tensor)]
+    state = _state(call)
+    fakes = {name: fake.from_tensor(value.detach()) for name, value in state.items()}
+    structure: list[Any] = []
+
+    def flat(parameters: Mapping[str, torch.Tensor], *given: torch.Tensor) -> list[Any]:
+        rest = iter(given)
+        args = [next(rest) if isinstance(v, torch.Tensor) else v for v in example]
+        with tracer:
+            if isinstance(call, torch.nn.Module):
+                result = torch.func.functional_call(call, dict(parameters), tuple(args))
+            else:
+                result = call(*args)
+        leaves, spec = pytree.tree_flatten(result)
+        structure[:] = [_structured(spec, leaves)]
+        return [v for v in leaves if isinstance(v, torch.Tensor)]
+
+    table = _decompositions(frozenset(keep))
+    try:
+        with torch.no_grad(), fake, fx_traceback.preserve_node_meta():
+            traced = make_fx(torch.func.functionalize(flat), decomposition_table=table)(fakes, *tensors)
+            if _mutates(traced):  # composite operators mutate inside, below the first functionalisation
+                again = torch.func.functionalize(torch.fx.Interpreter(traced).run)
+                flattened = [*fakes.values(), *tensors]
+                traced = make_fx(again, decomposition_table=table)(*flattened)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise _capture_error(error, tracer, where) from error
+    return _converted(traced, state, module if module is not None else call, inputs, structure[0], where)
+
+
+def _mutates(traced: torch.fx.GraphModule) -> bool:
+    return any(
+        n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable
+        for n in traced.graph.nodes
+    )
+
+
+def _fake_input(fake: FakeTensorMode, value: Any, where: str) -> Any:
+    if not isinstance(value, torch.Tensor):
+        if isinstance(value, (int, float, bool, str)) or value is None:
+            return value
+        raise CaptureError(
+            "inputs of a reference are tensors and Python scalars", got=type(value).__name__, where=where
+        )
+    if dtype_name(value.dtype) not in _DTYPES:
+        raise CaptureError("this dtype has no lowering", got=dtype_name(value.dtype), where=where)
+    with fake:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
+
+
+def _state(call: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(call, torch.nn.Module):
+        return {}
+    return {**dict(call.named_parameters()), **dict(call.named_buffers())}
+
+
+def _structured(spec: Any, leaves: Sequence[Any]) -> Any:
+    """The result with tensor leaves numbered; other leaves are not reproduced by a kernel."""
+    numbers = iter(range(len(leaves)))
+    for leaf in leaves:
+        if not isinstance(leaf, torch.Tensor):
+            raise CaptureError(
+                "a reference must return tensors only",
+                got=f"{type(leaf).__name__} in its result",
+                mend="return tensors, or tuples, lists and dicts of them",
+            )
+    result = pytree.tree_unflatten([next(numbers) for _ in leaves], spec)
+    return _plain(result)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_plain(v) for v in value)
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+@cache
+def _decompositions(keep: frozenset[str]) -> dict[Any, Callable[..., Any]]:
+    from torch._decomp import core_aten_decompositions
+
+    return {op: f for op, f in core_aten_decompositions().items() if str(op) not in keep}
+
+
+class _Lines(TorchFunctionMode):  # type: ignore[misc]
+    """Notes the user's source line of every torch call, for the nodes traced during it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = ""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.line = _user_line(sys._getframe(1)) or self.line
+        fx_traceback.set_stack_trace([self.line])
+        return func(*args, **(kwargs or {}))
+
+
+def _user_line(frame: FrameType | None) -> str:
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not any(folder in file for folder in _LIBRARY_FOLDERS):
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _capture_error(error: Exception, tracer: _Lines, where: str) -> CaptureError:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kind = type(error).__name__
+    line = tracer.line
+    trace = error.__traceback__
+    while trace is not None:
+        line = _user_line_of(trace) or line
+        trace = trace.tb_next
+    if kind in {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}:
+        return CaptureError(
+            "the reference's shapes or control flow depend on the values of its inputs",
+            got=text,
+            where=line or where,
+            mend="use torch.where or a mask in place of a Python condition, .item() or boolean indexing",
+        )
+    return CaptureError("the reference cannot be captured as an operator graph", got=f"{kind}: {text}", where=line or where)
+
+
+def _user_line_of(trace: Any) -> str:
+    file = trace.tb_frame.f_code.co_filename
+    return "" if any(f in file for f in _LIBRARY_FOLDERS) else f"{file}:{trace.tb_lineno}"
+
+
+class _Converter:
+    """fx nodes to `Node`s."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.names: dict[Any, str] = {}
+
+    def type_of(self, node: Any) -> Any:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, node)
+        if isinstance(value, (list, tuple)):
+            return tuple(self._tensor(v, node) if isinstance(v, torch.Tensor) else None for v in value)
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            raise CaptureError(
+                "the reference turns the value of a tensor into a Python number",
+                got=str(node.target),
+                where=line_of(node) or self.where,
+                mend="keep it a tensor: drop .item(), float(...) or int(...)",
+            )
+        return None
+
+    def _tensor(self, value: torch.Tensor, node: Any) -> TensorType:
+        if any(not isinstance(n, int) for n in (*value.shape, *value.stride())):
+            raise CaptureError(
+                "the shape of a result depends on the values of inputs",
+                got=str(node.target),
+                where=line_of(node) or self.where,
+                mend="use a mask and torch.where in place of boolean indexing, nonzero or unique",
+            )
+        if dtype_name(value.dtype) not in _DTYPES:
+            raise CaptureError(
+                f"dtype {dtype_name(value.dtype)} has no lowering", got=str(node.target), where=line_of(node) or self.where
+            )
+        return TensorType(tuple(value.shape), dtype_name(value.dtype), tuple(value.stride()))
+
+    def argument(self, value: Any) -> Any:
+        if isinstance(value, torch.fx.Node):
+            return Ref(self.names[value])
+        if isinstance(value, (list, tuple)):
+            return tuple(self.argument(v) for v in value)
+        if isinstance(value, torch.dtype):
+            return Dtype(dtype_name(value))
+        if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
+            return str(value)
+        return value
+
+
+def line_of(node: Any) -> str:
+    return str(node.meta.get("stack_trace") or "").strip()
+
+
+def _converted(
+    traced: torch.fx.GraphModule,
+    state: Mapping[str, torch.Tensor],
+    module: Any,
+    inputs: Sequence[Any],
+    structure: Any,
+    where: str,
+) -> Graph:
+    known = module.state_dict(keep_vars=True) if isinstance(module, torch.nn.Module) else {}
+    key_of = {id(t): k for k, t in reversed(list(known.items()))}
+    convert = _Converter(where)
+    nodes: list[Node] = []
+    outputs: tuple[Ref, ...] = ()
+    states = list(state.items())
+    seen: set[str] = set()
+    positions = [i for i, v in enumerate(inputs) if isinstance(v, torch.Tensor)]
+    count = 0
+    for n in traced.graph.nodes:
+        if n.op == "output":
+            outputs = tuple(convert.argument(v) for v in n.args[0])
+            continue
+        name = n.name
+        if n.op == "placeholder":
+            if count < len(states):
+                node = _attribute(f"p_{count}", states[count][1], key_of)
+            else:
+                position = positions[count - len(states)]
+                kind = convert.type_of(n)
+                node = Node(f"x{position}", "input", type=kind, source=str(position))
+            count += 1
+        elif n.op == "get_attr":
+            node = _attribute(f"c_{name.strip('_')}", getattr(traced, n.target), key_of)
+        elif getattr(n.target, "__name__", "") == "getitem":
+            node = Node(name, "getitem", tuple(convert.argument(a) for a in n.args), type=convert.type_of(n), line=line_of(n))
+        else:
+            args = tuple(convert.argument(a) for a in n.args)
+            kwargs = {k: convert.argument(v) for k, v in n.kwargs.items()}
+            node = Node(name, str(n.target), args, kwargs, convert.type_of(n), line=line_of(n))
+        convert.names[n] = node.name
+        if node.op == "param":
+            seen.add(node.source)
+        nodes.append(node)
+    unused = [_attribute(f"p_{k}", t, key_of) for k, t in known.items() if k not in seen]
+    return Graph((*(n for n in unused if n.op == "param"), *nodes), outputs, structure)
+
+
+def _attribute(name: str, value: torch.Tensor, key_of: Mapping[int, str]) -> Node:
+    """A tensor the reference holds: a parameter where the state_dict has it, else a literal."""
+    kind = TensorType(tuple(value.shape), dtype_name(value.dtype), tuple(value.stride()))
+    if id(value) in key_of:
+        return Node(name, "param", type=kind, source=key_of[id(value)])
+    if value.numel() > _CONSTANT_LIMIT:
+        raise CaptureError(
+            "the reference holds a large tensor that is not in its state_dict",
+            got=f"{tuple(value.shape)} {kind.dtype}",
+            mend="register it as a parameter or persistent buffer, or pass it as an input",
+        )
+    dense = TensorType(kind.shape, kind.dtype, tuple(value.contiguous().stride()))
+    return Node(name, "constant", type=dense, data=tuple(value.detach().reshape(-1).tolist()))

@@ -1,0 +1,454 @@
+"""Fusion groups: which definitions share a loop nest.
+
+A definition that iterates (a reduction, a scan, or a tensor that has to lie in memory) starts a group of its
+own; groups merge along producer-consumer edges where the consumer reads the producer only at the row it is
+itself computing, and beside one another where they read the same data in the same order. Pointwise
+definitions that need not lie in memory belong to no group: whoever reads them inlines them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from attrs import frozen
+
+from kevolve_core.ir import Expr, Index, Load, Op, walk
+from kevolve_core.synth.index import Indexer, integer, linear
+from kevolve_core.synth.inline import LEAVES, Access, Inliner
+from kevolve_core.synth.lower import Def
+from kevolve_core.synth.lower.core import Value
+
+__all__ = ["Axes", "Fusion", "Group", "MIN_TASKS"]
+
+#: A row group with fewer tasks than this does not take in a pointwise consumer of `MANY` elements or more: the
+#: consumer alone has all its elements as tasks. Estimated.
+MIN_TASKS = 4
+MANY = 1 << 15
+
+
+class Axes:
+    """Own axes of definitions, split where index maps ask for it."""
+
+    def __init__(self, ix: Indexer) -> None:
+        self.ix = ix
+        self._splits: dict[str, tuple[str, str, int]] = {}
+        self.whole: set[str] = set()  # axes of scans, which run along them unbroken
+
+    def split(self, axis: str, factor: int) -> None:
+        """Turn ``axis`` into a slow and a fast axis, the fast one of extent ``factor``."""
+        slow, fast = self.ix.axis(self.ix.extents[axis] // factor), self.ix.axis(factor)
+        self._splits[axis] = (slow.axis, fast.axis, factor)
+
+    def pieces(self, axis: str) -> tuple[str, ...]:
+        """What ``axis`` was split into, slowest first."""
+        if axis not in self._splits:
+            return (axis,)
+        slow, fast, _ = self._splits[axis]
+        return (*self.pieces(slow), *self.pieces(fast))
+
+    def expression(self, axis: str) -> Expr:
+        """``axis`` in terms of its pieces."""
+        if axis not in self._splits:
+            return Index(axis)
+        slow, fast, factor = self._splits[axis]
+        return self.ix.add(self.ix.scale(self.expression(slow), factor), self.expression(fast))
+
+    def of(self, d: Def) -> tuple[str, ...]:
+        """Pieces of the axes of ``d``'s own index, in order."""
+        return tuple(p for a in d.free for p in self.pieces(a))
+
+    def reduced(self, d: Def) -> tuple[str, ...]:
+        """Pieces of the axes that ``d`` consumes."""
+        return tuple(p for a in d.raxes for p in self.pieces(a))
+
+    def substitution(self, d: Def) -> dict[str, Expr]:
+        """Own axes in terms of pieces."""
+        return {a: self.expression(a) for a in (*d.free, *d.raxes)}
+
+    def wanted_split(self, e: Expr) -> tuple[str, int] | None:
+        """A split that would rid ``e`` of a division, if there is one."""
+        for n in walk(e):
+            if isinstance(n, Op) and n.name in {"floordiv", "remainder"} and n.dtype == "int64":
+                divisor = n.args[1]
+                if not hasattr(divisor, "value"):
+                    continue
+                k = int(divisor.value)
+                for atom, c in linear(n.args[0])[1].items():
+                    if isinstance(atom, Index) and atom.axis not in self.whole and c > 0 and k % c == 0:
+                        factor, extent = k // c, self.ix.extents[atom.axis]
+                        if 1 < factor < extent and extent % factor == 0:
+                            return atom.axis, factor
+        return None
+
+    def match(self, own: Expr, read: Expr) -> list[tuple[str, str]] | tuple[str, int] | None:
+        """How the position ``read`` names the own index ``own``: pairs of (own axis, reader's axis), or a split
+        (axis, factor) that has to come first, or None where it is another position."""
+        a, b = linear(own), linear(read)
+        if a[0] != b[0]:
+            return None
+        left, right = _radix(a[1], self.ix), _radix(b[1], self.ix)
+        if left is None or right is None:
+            return None
+        for x, y in ((left, right), (right, left)):
+            for c, _, _ in y:
+                for c0, extent, axis in x:
+                    if c0 < c < c0 * extent and c % c0 == 0 and extent % (c // c0) == 0 and axis not in self.whole:
+                        return axis, c // c0
+        if [(c, n) for c, n, _ in left] != [(c, n) for c, n, _ in right]:
+            return None
+        return [(p[2], q[2]) for p, q in zip(left, right, strict=True)]
+
+
+def _radix(terms: Mapping[Expr, int], ix: Indexer) -> list[tuple[int, int, str]] | None:
+    """(coefficient, extent, axis) of a sum over axes only, slowest first."""
+    out = []
+    for atom, c in terms.items():
+        if not isinstance(atom, Index) or c < 0:
+            return None
+        out.append((c, ix.extents[atom.axis], atom.axis))
+    out.sort(key=lambda t: (-t[0], t[2]))
+    return out if len({c for c, _, _ in out}) == len(out) else None
+
+
+@frozen
+class Group:
+    """Members share one nest. ``classes`` maps every axis of a member to the group's axis; ``outer`` are the
+    group's axes that are independent tasks, None where all are (no reduction inside)."""
+
+    members: tuple[str, ...]
+    classes: Mapping[str, str]
+    outer: frozenset[str] | None
+    library: bool = False
+
+
+class _Union:
+    """Union-find over axis names."""
+
+    def __init__(self) -> None:
+        self.parent: dict[str, str] = {}
+
+    def find(self, a: str) -> str:
+        while self.parent.setdefault(a, a) != a:
+            a = self.parent[a]
+        return a
+
+    def join(self, a: str, b: str) -> None:
+        a, b = self.find(a), self.find(b)
+        if a != b:
+            self.parent[max(a, b, key=lambda n: (len(n), n))] = min(a, b, key=lambda n: (len(n), n))
+
+
+class Fusion:
+    """Fusion of one lowered graph.
+
+    Args:
+        defs: all definitions.
+        ix: their index arithmetic.
+        stored: those that must lie in memory.
+        apart: edges ``(consumer, producer)`` that must not be fused.
+    """
+
+    def __init__(
+        self, defs: Mapping[str, Def], ix: Indexer, stored: Iterable[str], apart: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        self.defs = defs
+        self.ix = ix
+        self.axes = Axes(ix)
+        self.axes.whole |= {a for d in defs.values() if d.kind == "scan" for a in d.raxes}
+        self.required = {n for n in stored}
+        self.apart = set(apart)
+        self.order = {name: i for i, name in enumerate(defs)}
+        self.accesses: dict[str, tuple[Access, ...]] = {}
+        self.fused_edges: list[tuple[str, str]] = []
+        self._live: list[str] = []
+        self._siblings: list[tuple[str, str]] = []
+
+    # --- what is read where ---------------------------------------------------------------------------------
+
+    def iterates(self, name: str) -> bool:
+        return self.defs[name].kind in {"reduce", "scan"} or name in self.required
+
+    def is_leaf(self, name: str) -> bool:
+        return self.defs[name].kind in LEAVES or self.iterates(name)
+
+    def inliner(self, name: str) -> Inliner:
+        """An inliner that evaluates ``name`` and reads everything else that lies in memory."""
+        return Inliner(self.defs, self.ix, self.is_leaf, lambda load: None if load.buffer == name else load)
+
+    def analyse(self) -> None:
+        """Find what every live definition reads, splitting axes until index maps are free of divisions."""
+        for _ in range(64):  # every round splits an axis; extents shrink, so this ends
+            self.accesses = {}
+            queue = [n for n in self.required]
+            while queue:
+                name = queue.pop()
+                if name in self.accesses or self.defs[name].kind in {"input", "param", "constant"}:
+                    continue
+                self.accesses[name] = self._reads(name)
+                queue.extend(a.name for a in self.accesses[name])
+            self._live = sorted(self.accesses, key=self.order.__getitem__)
+            if not self._split_once():
+                return
+
+    def _reads(self, name: str) -> tuple[Access, ...]:
+        d = self.defs[name]
+        if d.kind == "library":
+            assert d.call is not None
+            return tuple(Access(base, ()) for base in operand_bases(d.call.args))
+        inliner = self.inliner(name)
+        by = self.axes.substitution(d)
+        if d.kind in {"reduce", "scan"}:
+            inliner.evaluated(d, by)
+        else:
+            inliner.at(d, tuple(self.ix.substitute(a, by) for a in d.axes))
+        return tuple(inliner.accesses)
+
+    def _split_once(self) -> bool:
+        for name in self._live:
+            for access in self.accesses[name]:
+                for e in access.index:
+                    if (wanted := self.axes.wanted_split(e)) is not None:
+                        self.axes.split(*wanted)
+                        return True
+        for name in self._live:
+            for access in self.accesses[name]:
+                if self.iterates(access.name):
+                    found = self._matched(access)
+                    if isinstance(found, tuple):
+                        self.axes.split(*found)
+                        return True
+        return False
+
+    def _matched(self, access: Access) -> list[tuple[str, str]] | tuple[str, int] | None:
+        """Pairs (producer's axis, consumer's axis) where ``access`` reads the producer's current row."""
+        d = self.defs[access.name]
+        if d.kind == "library" or len(access.index) != len(d.axes):
+            return None
+        by = self.axes.substitution(d)
+        pairs: list[tuple[str, str]] = []
+        for own, read in zip(d.axes, access.index, strict=True):
+            found = self.axes.match(self.ix.substitute(own, by), read)
+            if found is None or isinstance(found, tuple):
+                return found
+            pairs += found
+        readers = [b for _, b in pairs]
+        return pairs if len(set(readers)) == len(readers) else None
+
+    # --- groups ---------------------------------------------------------------------------------------------
+
+    def groups(self) -> list[Group]:
+        """Groups in execution order; call `analyse` first."""
+        owner: dict[str, int] = {}
+        members: dict[int, list[str]] = {}
+        calls: dict[int, int] = {}
+        for name in self._live:
+            d = self.defs[name]
+            if d.kind == "library":
+                g = calls.setdefault(id(d.call), len(members))
+            elif self.iterates(name):
+                g = len(members)
+            else:
+                continue
+            owner[name] = g
+            members.setdefault(g, []).append(name)
+        self._merge_edges(owner, members)
+        self._merge_siblings(owner, members)
+        return [self._group(members[g]) for g in self._ordered(owner, members)]
+
+    def _edges(self) -> Iterator[tuple[str, str]]:
+        for consumer in self._live:
+            producers = {a.name for a in self.accesses[consumer]}
+            for producer in sorted(producers, key=self.order.__getitem__, reverse=True):
+                if producer != consumer:
+                    yield consumer, producer
+
+    def _merge_edges(self, owner: dict[str, int], members: dict[int, list[str]]) -> None:
+        for consumer, producer in self._edges():
+            if consumer not in owner or producer not in owner or (consumer, producer) in self.apart:
+                continue
+            a, b = owner[consumer], owner[producer]
+            if a == b or self._is_library(members[a]) or self._is_library(members[b]):
+                continue
+            if self._can_join(members[a], members[b], owner, members, a, b):
+                self._join(owner, members, a, b)
+                self.fused_edges.append((consumer, producer))
+
+    def _merge_siblings(self, owner: dict[str, int], members: dict[int, list[str]]) -> None:
+        for a in list(members):
+            for b in list(members):
+                if a >= b or a not in members or b not in members:
+                    continue
+                first, second = members[a], members[b]
+                if self._is_library(first) or self._is_library(second):
+                    continue
+                if any((x, y) in self.apart or (y, x) in self.apart for x in first for y in second):
+                    continue
+                for pairs in self._shared(first, second):
+                    if self._can_join(first, second, owner, members, a, b, pairs):
+                        edge = (second[-1], first[-1])
+                        if edge not in self.apart:
+                            self._siblings += pairs
+                            self._join(owner, members, a, b)
+                            self.fused_edges.append(edge)
+                        break
+
+    def _shared(self, first: Sequence[str], second: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
+        """Axis pairs under which both groups walk a common tensor in the same order."""
+        for x in first:
+            for y in second:
+                for p in self.accesses[x]:
+                    for q in self.accesses[y]:
+                        if p.name == q.name and p.index and len(p.index) == len(q.index):
+                            pairs = self._same_walk(p, q)
+                            if pairs:
+                                yield pairs
+
+    def _same_walk(self, p: Access, q: Access) -> list[tuple[str, str]] | None:
+        pairs: list[tuple[str, str]] = []
+        for a, b in zip(p.index, q.index, strict=True):
+            found = self.axes.match(a, b)
+            if not isinstance(found, list):
+                return None
+            pairs += found
+        return pairs
+
+    def _is_library(self, names: Sequence[str]) -> bool:
+        return self.defs[names[0]].kind == "library"
+
+    @staticmethod
+    def _join(owner: dict[str, int], members: dict[int, list[str]], a: int, b: int) -> None:
+        for name in members.pop(b):
+            owner[name] = a
+            members[a].append(name)
+
+    def _can_join(
+        self,
+        first: Sequence[str],
+        second: Sequence[str],
+        owner: Mapping[str, int],
+        members: Mapping[int, Sequence[str]],
+        a: int,
+        b: int,
+        pairs: Sequence[tuple[str, str]] = (),
+    ) -> bool:
+        together = sorted([*first, *second], key=self.order.__getitem__)
+        if any((x, y) in self.apart for x in together for y in together):
+            return False
+        if self._classes(together, pairs) is None:
+            return False
+        return not self._path_outside(owner, members, a, b) and not self._path_outside(owner, members, b, a)
+
+    def _path_outside(
+        self, owner: Mapping[str, int], members: Mapping[int, Sequence[str]], start: int, goal: int
+    ) -> bool:
+        """Whether ``start`` depends on ``goal`` through a third group."""
+        seen: set[int] = set()
+        stack = [g for g in self._needs(owner, members[start]) if g not in {start, goal}]
+        while stack:
+            g = stack.pop()
+            if g == goal:
+                return True
+            if g not in seen and g != start:
+                seen.add(g)
+                stack.extend(self._needs(owner, members[g]))
+        return False
+
+    def _needs(self, owner: Mapping[str, int], names: Sequence[str]) -> set[int]:
+        return {owner[a.name] for n in names for a in self.accesses[n] if a.name in owner}
+
+    def _ordered(self, owner: Mapping[str, int], members: Mapping[int, Sequence[str]]) -> list[int]:
+        """Groups in a topological order, earliest definition first among those that are ready."""
+        done: list[int] = []
+        rest = dict(members)
+        while rest:
+            ready = [g for g in rest if not (self._needs(owner, rest[g]) - {g}) & set(rest)]
+            g = min(ready, key=lambda g: max(self.order[n] for n in rest[g]))
+            done.append(g)
+            del rest[g]
+        return done
+
+    def _group(self, names: Sequence[str]) -> Group:
+        names = sorted(names, key=self.order.__getitem__)
+        if self._is_library(names):
+            return Group(tuple(names), {}, None, True)
+        found = self._classes(names)
+        assert found is not None
+        return Group(tuple(names), *found)
+
+    def _classes(
+        self, names: Sequence[str], pairs: Sequence[tuple[str, str]] = ()
+    ) -> tuple[dict[str, str], frozenset[str] | None] | None:
+        """The group's axis for each member's axis, and the outer ones; None where they cannot share a nest."""
+        union = _Union()
+        inside = set(names)
+        for name in names:
+            for access in self.accesses[name]:
+                if access.name in inside and access.name != name:
+                    found = self._matched(access)
+                    if not isinstance(found, list):
+                        return None
+                    for own, read in found:
+                        if self.ix.extents[own] != self.ix.extents[read]:
+                            return None
+                        union.join(own, read)
+        mine = {p for n in names for p in (*self.axes.of(self.defs[n]), *self.axes.reduced(self.defs[n]))}
+        for own, read in (*self._siblings, *pairs):
+            if own in mine and read in mine:
+                union.join(own, read)
+        outer: frozenset[str] | None = None
+        spans: list[frozenset[str]] = []
+        for name in names:
+            d = self.defs[name]
+            free = [union.find(a) for a in self.axes.of(d)]
+            consumed = [union.find(a) for a in self.axes.reduced(d)]
+            every = free if d.kind == "scan" else [*free, *consumed]
+            if len(set(every)) != len(every):
+                return None
+            if d.kind in {"reduce", "scan"}:
+                rows = frozenset(free) - frozenset(consumed)
+                if outer is not None and rows != outer:
+                    return None
+                outer = rows
+            else:
+                spans.append(frozenset(free))
+        if outer is None:
+            if len(set(spans)) > 1:
+                return None
+        elif not self._rows_fit(names, union, outer, spans):
+            return None
+        classes = {a: union.find(a) for a in mine}
+        return classes, outer
+
+    def _rows_fit(
+        self, names: Sequence[str], union: _Union, outer: frozenset[str], spans: Sequence[frozenset[str]]
+    ) -> bool:
+        tasks = math.prod(self.ix.extents[a] for a in outer)
+        for span in spans:
+            if not outer <= span:
+                return False
+            if tasks < MIN_TASKS and math.prod(self.ix.extents[a] for a in span) >= MANY:
+                return False
+        for name in names:
+            d = self.defs[name]
+            if d.kind in {"reduce", "scan"} and outer & {union.find(a) for a in self.axes.reduced(d)}:
+                return False
+        return True
+
+
+def operand_bases(args: Mapping[str, object]) -> list[str]:
+    """The definitions that a library call's tensor arguments lie in."""
+    found: list[str] = []
+
+    def visit(value: object) -> None:
+        if isinstance(value, Value):
+            load = value.at(tuple(integer(0) for _ in value.shape))
+            if isinstance(load, Load):
+                found.append(load.buffer)
+        elif isinstance(value, (list, tuple)):
+            for v in value:
+                visit(v)
+
+    for value in args.values():
+        visit(value)
+    return found

@@ -1,0 +1,94 @@
+"""From the operator graph to definitions over index space: one lowering function an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from kevolve_core.errors import KevolveError
+from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType, replace_refs
+from kevolve_core.synth.lower import gather, library, pointwise, reductions, views
+from kevolve_core.synth.lower.core import TABLE, Call, Def, Lowering, Value, lowers
+
+__all__ = ["TABLE", "Call", "Def", "Lowered", "Lowering", "Value", "known", "lower", "lowers"]
+
+_ = (gather, pointwise, reductions, views)  # imported for what they register
+
+
+def known(op: str) -> bool:
+    """Whether the table has a lowering for ``op`` (``aten.gelu.default``)."""
+    return op in TABLE
+
+
+@frozen(eq=False)
+class Lowered:
+    """A lowered graph: its definitions, the values of its outputs, and which nodes had no lowering."""
+
+    lowering: Lowering
+    outputs: tuple[Value, ...]
+    structure: Any
+    opaque: tuple[str, ...]
+
+
+def lower(graph: Graph) -> Lowered:
+    """Lower every node of ``graph``.
+
+    Raises:
+        UnsupportedError: names the operator and the user's line.
+    """
+    lowering = Lowering()
+    values: dict[str, Any] = {}
+    unknown: list[str] = []
+    for node in graph.nodes:
+        lowering.node = node
+        if node.op in {"input", "param", "constant"}:
+            values[node.name] = _leaf(lowering, node)
+            continue
+
+        def resolve(ref: Ref) -> Any:
+            return values[ref.name]
+
+        args = _plain(replace_refs(node.args, resolve))
+        kwargs = _plain(replace_refs(dict(node.kwargs), resolve))
+        if node.op == "getitem":
+            values[node.name] = args[0][args[1]]
+            continue
+        rule = TABLE.get(node.op)
+        try:
+            if rule is None or _reads_empty(args):
+                unknown.append(node.op)
+                values[node.name] = library.opaque(lowering, node, args, kwargs)
+            else:
+                values[node.name] = rule(lowering, *args, **kwargs)
+        except KevolveError:
+            raise
+        except Exception as error:
+            raise lowering.unsupported(f"no lowering for this use of the operator ({error})") from error
+    lowering.node = None
+    return Lowered(lowering, tuple(values[r.name] for r in graph.outputs), graph.structure, tuple(unknown))
+
+
+def _leaf(lowering: Lowering, node: Node) -> Value:
+    kind: TensorType = node.tensor
+    return lowering.add(
+        Def(
+            node.name, kind.shape, kind.dtype, node.op, lowering.own_axes(kind.shape),
+            strides=kind.strides, source=node.source, data=node.data,
+        )
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Dtype):
+        return value.name
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _reads_empty(args: tuple[Any, ...]) -> bool:
+    """An argument without elements: left to the library, loops over nothing have no position to load."""
+    return any(isinstance(a, Value) and 0 in a.shape for a in args)

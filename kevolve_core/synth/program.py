@@ -1,0 +1,427 @@
+"""A lowered graph becomes a `Program`: what lies in memory, which nests and library calls compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from kevolve_core.errors import UnsupportedError
+from kevolve_core.ir import (
+    Buffer,
+    Expr,
+    Index,
+    LibraryCall,
+    Load,
+    LoopNest,
+    Operand,
+    OutputRef,
+    Program,
+    Step,
+    address,
+    affine,
+    walk,
+)
+from kevolve_core.synth.fuse import Fusion, Group
+from kevolve_core.synth.graph import Graph
+from kevolve_core.synth.index import linear
+from kevolve_core.synth.inline import LEAVES
+from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
+from kevolve_core.synth.nests import Layout, NestBuilder
+from kevolve_core.synth.rows import split_large, split_rows
+
+__all__ = ["Partition", "Synthesised", "synthesise"]
+
+
+@frozen
+class Partition:
+    """Fusion choices, by names of definitions, which are stable across cases of one reference.
+
+    Args:
+        apart: edges ``(consumer, producer)`` whose nests are not to be merged.
+        stored: pointwise definitions to keep in memory rather than to compute where they are read.
+        epilogues: whether nests that read a library call's result run as its epilogue.
+    """
+
+    apart: frozenset[tuple[str, str]] = frozenset()
+    stored: frozenset[str] = frozenset()
+    epilogues: bool = True
+
+
+@frozen(eq=False)
+class Synthesised:
+    """A program and what could have been cut otherwise: ``edges`` that were fused, ``shared`` definitions that
+    are computed in more than one step, and the operators that only the library knows."""
+
+    program: Program
+    edges: tuple[tuple[str, str], ...]
+    shared: tuple[str, ...]
+    opaque: tuple[str, ...] = ()
+    accesses: Mapping[str, Any] = field(factory=dict)
+
+
+def synthesise(graph: Graph, case: str = "", partition: Partition | None = None) -> Synthesised:
+    """The program of ``graph`` under ``partition`` (by default everything is fused that legally can be).
+
+    Raises:
+        UnsupportedError: names the operator and the user's source line.
+    """
+    return _Assembler(lower(graph), case, partition or Partition()).assembled()
+
+
+class _Assembler:
+    def __init__(self, lowered: Lowered, case: str, partition: Partition) -> None:
+        self.lowered = lowered
+        self.lowering: Lowering = lowered.lowering
+        self.case = case
+        self.partition = partition
+        self.layouts: dict[str, Layout] = {}
+        self.buffer_names: dict[str, str] = {}
+        self.memory: set[str] = set()
+        self.outputs: set[str] = set()
+        self.search_rows: set[str] = set()
+
+    def assembled(self) -> Synthesised:
+        lowering = self.lowering
+        values = [self._output_value(v, k) for k, v in enumerate(self.lowered.outputs)]
+        required = {base for base, _ in values}
+        self.outputs = set(required)
+        for d in list(lowering.defs.values()):
+            if d.call is not None:
+                self._fix_operands(d)
+        required |= self._library_bases()
+        self.search_rows = {d.row for d in lowering.defs.values() if d.kind == "search"}
+        required |= {n for n in self.partition.stored if n in lowering.defs and lowering.defs[n].kind == "point"}
+        fusion = self._fused(required)
+        groups = fusion.groups()
+        self._decide_memory(fusion, groups)
+        steps = self._steps(fusion, groups)
+        buffers = self._buffers(steps)
+        outputs = tuple(self._output_ref(base, v) for base, v in values)
+        program = Program(self.case, buffers, tuple(steps), outputs, self.lowered.structure)
+        return Synthesised(program, tuple(fusion.fused_edges), self._shared(fusion), self.lowered.opaque)
+
+    # --- what lies in memory --------------------------------------------------------------------------------
+
+    def _view(self, v: Value) -> tuple[str, Load] | None:
+        """(definition, load) where ``v`` is a strided view of a definition's memory."""
+        axes = self.lowering.own_axes(v.shape)
+        load = v.at(axes)
+        if not isinstance(load, Load) or load.mask is not None or load.dtype != v.dtype:
+            return None
+        if any(affine(i) is None for i in load.index):
+            return None
+        return load.buffer, load
+
+    def _output_value(self, v: Value, k: int) -> tuple[str, Value]:
+        """The definition that output ``k`` lies in, and the output as a view of it."""
+        found = self._view(v)
+        defs = self.lowering.defs
+        if found is not None:
+            d = defs[found[0]]
+            if d.kind == "library" or d.kind in {"reduce", "scan", "search", "point"} and d.size == _size(v.shape):
+                return d.name, v
+        self.lowering.node = None
+        name = f"out{k}"
+        copied = self.lowering.add(
+            Def(name, v.shape, v.dtype, "point", axes := self.lowering.own_axes(v.shape), v.at(axes))
+        )
+        return copied.definition, copied
+
+    def _fix_operands(self, d: Def) -> None:
+        """Operands that are not views of memory become definitions of their own."""
+        assert d.call is not None
+
+        def fixed(value: Any, name: str) -> Any:
+            if isinstance(value, Value):
+                if self._view(value) is not None:
+                    return value
+                axes = self.lowering.own_axes(value.shape)
+                made = Def(f"{d.node}_{name}", value.shape, value.dtype, "point", axes, value.at(axes))
+                return self._insert_before(d.name, made)
+            if isinstance(value, (list, tuple)):
+                return [fixed(v, f"{name}{i}") for i, v in enumerate(value)]
+            return value
+
+        for key, value in list(d.call.args.items()):
+            d.call.args[key] = fixed(value, key)
+
+    def _insert_before(self, before: str, made: Def) -> Value:
+        defs = self.lowering.defs
+        name, n = made.name, 1
+        while name in defs:
+            n += 1
+            name = f"{made.name}_{n}"
+        made = evolve(made, name=name, node=defs[before].node, label="copy")
+        out: dict[str, Def] = {}
+        for key, d in defs.items():
+            if key == before:
+                out[name] = made
+            out[key] = d
+        defs.clear()
+        defs.update(out)
+        return self.lowering.whole(name)
+
+    def _library_bases(self) -> set[str]:
+        from kevolve_core.synth.fuse import operand_bases
+
+        found: set[str] = set()
+        for d in self.lowering.defs.values():
+            if d.call is not None:
+                found |= set(operand_bases(d.call.args))
+        return found
+
+    def _fused(self, required: set[str]) -> Fusion:
+        defs, ix = self.lowering.defs, self.lowering.ix
+        needed = {n for n in required if defs[n].kind not in {"input", "param", "constant"}}
+        live = self._live(needed)
+        rows = {n for n in self.search_rows & live if defs[n].kind not in LEAVES}
+        wanted = {n for n in needed & live if n in live} | rows
+        roots = {n for n in wanted if n in live}
+        while True:
+            fusion = Fusion(dict(self.lowering.defs), ix, roots, self.partition.apart)
+            fusion.analyse()
+            if split_rows(self.lowering, fusion) or split_large(self.lowering, fusion):
+                roots |= {n for n in fusion.required if n in self.lowering.defs}
+                continue
+            return fusion
+
+    def _live(self, needed: Iterable[str]) -> set[str]:
+        """Definitions that outputs depend on: operands of dead library calls must not keep anything."""
+        from kevolve_core.synth.fuse import operand_bases
+
+        defs = self.lowering.defs
+        live: set[str] = set()
+        stack = list(self.outputs)
+        while stack:
+            name = stack.pop()
+            if name in live:
+                continue
+            live.add(name)
+            d = defs[name]
+            if d.call is not None:
+                stack.extend(operand_bases(d.call.args))
+            if d.row:
+                stack.append(d.row)
+            for e in (d.value, *d.row_index):
+                if e is not None:
+                    stack.extend(n.buffer for n in walk(e) if isinstance(n, Load))
+        del needed
+        return live
+
+    def _decide_memory(self, fusion: Fusion, groups: Sequence[Group]) -> None:
+        """A member lies in memory where it has to, or where another group reads it."""
+        owner = {n: k for k, g in enumerate(groups) for n in g.members}
+        self.memory = set(fusion.required) | {n for n in owner if fusion.defs[n].kind == "library"}
+        for name, accesses in fusion.accesses.items():
+            for a in accesses:
+                if a.name in owner and owner.get(name) != owner[a.name]:
+                    self.memory.add(a.name)
+        self.fusion = fusion
+
+    def _shared(self, fusion: Fusion) -> tuple[str, ...]:
+        """Pointwise definitions that more than one definition reads, so that storing them is a choice."""
+        readers: dict[str, int] = {}
+        for d in fusion.defs.values():
+            if d.value is None:
+                continue
+            for name in {n.buffer for n in walk(d.value) if isinstance(n, Load)}:
+                readers[name] = readers.get(name, 0) + 1
+        return tuple(
+            n
+            for n, count in readers.items()
+            if count > 1 and fusion.defs[n].kind == "point" and n not in self.memory and n in self._live(())
+        )
+
+    # --- buffers --------------------------------------------------------------------------------------------
+
+    def layout(self, name: str) -> Layout:
+        """The buffer of definition ``name``."""
+        if name not in self.layouts:
+            d = self.fusion.defs[name]
+            role = d.kind if d.kind in {"input", "param", "constant"} else "output" if name in self.outputs else "temp"
+            self.layouts[name] = Layout.of(
+                self._buffer_name(d), d.shape, d.strides, d.dtype, role, name in self.search_rows,
+                source=d.source, data=d.data,
+            )  # fmt: skip
+        return self.layouts[name]
+
+    def _buffer_name(self, d: Def) -> str:
+        base = d.source.replace(".", "_") if d.kind == "param" else d.name
+        base = "".join(c if c.isalnum() or c == "_" else "_" for c in base).lstrip("_") or "t"
+        base = base if not base[0].isdigit() else f"t{base}"
+        name, n = base, 1
+        while name in self.buffer_names.values():
+            n += 1
+            name = f"{base}_{n}"
+        self.buffer_names[d.name] = name
+        return name
+
+    def _buffers(self, steps: Sequence[Step]) -> dict[str, Buffer]:
+        for d in self.lowering.defs.values():
+            if d.kind in {"input", "param"}:
+                self.layout(d.name)
+        used = {n for s in steps for n in _touched(s)}
+        order = sorted(self.layouts.values(), key=lambda x: list(_ROLES).index(x.buffer.role))
+        return {
+            x.buffer.name: x.buffer for x in order if x.buffer.role in {"input", "param", "output"} or x.buffer.name in used
+        }
+
+    def _output_ref(self, base: str, v: Value) -> OutputRef:
+        axes = self.lowering.own_axes(v.shape)
+        load = v.at(axes)
+        assert isinstance(load, Load)
+        shape, strides, offset = self._strided(base, load, axes, v.shape)
+        return OutputRef(self.layout(base).buffer.name, shape, strides, offset)
+
+    def _strided(
+        self, base: str, load: Load, axes: Sequence[Expr], shape: Sequence[int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """Shape, strides and offset, in elements, of a view of ``base``."""
+        layout = self.layout(base)
+        moved = Load(layout.buffer.name, layout.flat(self.lowering.ix, load.index), load.dtype)
+        form = address(moved, layout.buffer)
+        if form is None:
+            raise UnsupportedError("a library operand is not a strided view", got=base)
+        offset, by_axis = form
+        strides: list[int] = []
+        dense = 1
+        for a, n in zip(reversed(axes), reversed(shape), strict=True):
+            step = by_axis.get(a.axis, 0) if isinstance(a, Index) else dense
+            strides.append(step)
+            dense = step * n if isinstance(a, Index) else dense
+        return tuple(shape), tuple(reversed(strides)), offset
+
+    # --- steps ----------------------------------------------------------------------------------------------
+
+    def _steps(self, fusion: Fusion, groups: Sequence[Group]) -> list[Step]:
+        builder = NestBuilder(fusion, self.layout, lambda n: n in self.memory)
+        epilogue_of = self._epilogues(fusion, groups) if self.partition.epilogues else {}
+        inside = {k: g for g, k in epilogue_of.items()}
+        steps: list[Step] = []
+        for k, group in enumerate(groups):
+            if group.library:
+                if k not in epilogue_of:
+                    steps.append(self._call(fusion, group))
+                continue
+            if k in inside:
+                call = self._call(fusion, groups[inside[k]])
+                nest = builder.build(group, keep_first=call.output)
+                if self._tiles(call, nest):
+                    steps.append(evolve(call, epilogue=nest))
+                else:
+                    steps.extend([call, nest])
+                continue
+            steps.append(builder.build(group))
+        return steps
+
+    def _epilogues(self, fusion: Fusion, groups: Sequence[Group]) -> dict[int, int]:
+        """Library group -> the one group that reads its result, where nothing else does."""
+        found: dict[int, int] = {}
+        for k, group in enumerate(groups):
+            if not group.library or len(group.members) != 1 or group.members[0] in self.outputs:
+                continue
+            name = group.members[0]
+            readers = [
+                j for j, g in enumerate(groups) for n in g.members if any(a.name == name for a in fusion.accesses[n])
+            ]
+            if len(set(readers)) == 1 and not groups[readers[0]].library and readers[0] not in found.values():
+                found[k] = readers[0]
+        return found
+
+    def _tiles(self, call: LibraryCall, nest: LoopNest) -> bool:
+        """Whether every read of the call's output stays in the row of the nest's first axis."""
+        buffer = self.layouts_by_buffer()[call.output]
+        shape = buffer.shape
+        if not nest.outer or nest.axes[0].extent != shape[0] or buffer.strides is not None:
+            return False
+        row = buffer.size // shape[0]
+        first = nest.axes[0].name
+        for e in nest.expressions():
+            for n in walk(e):
+                if isinstance(n, Load) and n.buffer == call.output:
+                    form = address(n, buffer)
+                    if form is None or form[1].get(first, 0) != row:
+                        return False
+                    rest = form[0] + sum(c * (nest.extent(a) - 1) for a, c in form[1].items() if a != first)
+                    if form[0] < 0 or rest >= row or any(c < 0 for c in form[1].values()):
+                        return False
+        return True
+
+    def layouts_by_buffer(self) -> dict[str, Buffer]:
+        return {x.buffer.name: x.buffer for x in self.layouts.values()}
+
+    def _call(self, fusion: Fusion, group: Group) -> LibraryCall:
+        first = fusion.defs[group.members[0]]
+        call = first.call
+        assert call is not None
+        operands: list[Operand] = []
+
+        def operand(value: Value) -> int:
+            axes = self.lowering.own_axes(value.shape)
+            load = value.at(axes)
+            assert isinstance(load, Load)
+            shape, strides, offset = self._strided(load.buffer, load, axes, value.shape)
+            operands.append(Operand(self.layout(load.buffer).buffer.name, shape, strides, offset))
+            return len(operands) - 1
+
+        attributes: dict[str, Any] = {}
+        parameters = tensor_parameters(call.op)
+        last = max((k for k, p in enumerate(parameters) if p in call.args), default=-1)
+        for k, p in enumerate(parameters):
+            value = call.args.get(p)
+            if isinstance(value, Value):
+                operand(value)
+            elif isinstance(value, (list, tuple)):
+                if k == last and all(isinstance(v, Value) for v in value):
+                    for v in value:
+                        operand(v)
+                else:
+                    attributes[p] = [None if v is None else {"operand": operand(v)} for v in value]
+            elif k < last or p in call.args:
+                attributes[p] = value  # None, or a number where the schema takes a tensor
+        for key, value in call.args.items():
+            if key not in parameters:
+                attributes[key] = f"torch.{value}" if "dtype" in key and isinstance(value, str) else value
+        results = [d for d in fusion.defs.values() if d.call is call]
+        count = max(d.result for d in results) + 1
+        names = ["" for _ in range(count)]
+        for d in results:
+            if d.name in self.memory:
+                names[d.result] = self.layout(d.name).buffer.name
+        several = count > 1
+        output = next(n for n in names if n)
+        return LibraryCall(
+            f"k_{first.node}", call.op, tuple(operands), output, attributes, None, (first.node,),
+            tuple(names) if several else (),
+        )  # fmt: skip
+
+
+def tensor_parameters(op: str) -> tuple[str, ...]:
+    """Names of the parameters of a library operator that take tensors or lists of them, in order."""
+    import torch
+
+    packet, _, overload = op.removeprefix("aten::").partition(".")
+    schema = getattr(getattr(torch.ops.aten, packet), overload or "default")._schema
+    return tuple(a.name for a in schema.arguments if "Tensor" in str(a.type))
+
+
+_ROLES = ("input", "param", "constant", "temp", "output")
+
+
+def _size(shape: Sequence[int]) -> int:
+    out = 1
+    for n in shape:
+        out *= n
+    return out
+
+
+def _touched(step: Step) -> frozenset[str]:
+    if isinstance(step, LoopNest):
+        return step.reads() | frozenset(step.writes())
+    found = {o.buffer for o in step.operands} | {step.output} | {n for n in step.outputs if n}
+    return frozenset(found) | (_touched(step.epilogue) if step.epilogue is not None else frozenset())
+
+
+_ = linear

@@ -1,0 +1,129 @@
+"""Named rewrites of the operator graph before lowering. Each is exact and can be turned off by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType, references, replace_refs
+
+__all__ = ["REWRITES", "simplified"]
+
+_IDENTITIES = frozenset(
+    ["aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default", "aten.lift_fresh.default",
+     "aten.lift.default"]
+)  # fmt: skip
+_IMPURE = ("aten.rand", "aten.bernoulli", "aten.normal", "aten.copy_.")
+_EXACT_WIDENING = {
+    "bool": {"uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"},
+    "uint8": {"int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"},
+    "int8": {"int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"},
+    "int16": {"int32", "int64", "float32", "float64"},
+    "int32": {"int64", "float64"},
+    "float16": {"float32", "float64"},
+    "bfloat16": {"float32", "float64"},
+    "float32": {"float64"},
+}
+_TO_COPY = "aten._to_copy.default"
+
+
+def dead_code(graph: Graph) -> Graph:
+    """Drop nodes whose results nobody reads; inputs and parameters stay."""
+    live = {r.name for r in graph.outputs}
+    kept: list[Node] = []
+    for n in reversed(graph.nodes):
+        if n.name in live or n.op in {"input", "param"}:
+            kept.append(n)
+            live.update(references(n))
+    return graph.replaced({}, tuple(reversed(kept)))
+
+
+def common_subexpressions(graph: Graph) -> Graph:
+    """One node for nodes of equal operator and arguments (random operators excepted)."""
+    by: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    kept: list[Node] = []
+    for n in graph.nodes:
+        key = _key(n, by)
+        if n.op in {"input", "param", "constant"} or n.op.startswith(_IMPURE):
+            kept.append(n)
+        elif key in seen:
+            by[n.name] = seen[key]
+        else:
+            seen[key] = n.name
+            kept.append(n)
+    return graph.replaced(by, tuple(kept))
+
+
+def _key(n: Node, by: dict[str, str]) -> str:
+    def resolve(ref: Ref) -> Ref:
+        name = ref.name
+        while name in by:
+            name = by[name]
+        return Ref(name)
+
+    return repr((n.op, replace_refs(n.args, resolve), sorted(replace_refs(dict(n.kwargs), resolve).items())))
+
+
+def identities(graph: Graph) -> Graph:
+    """Drop aliases, clones and conversions that change neither values nor type."""
+    types = {n.name: n.type for n in graph.nodes}
+    by: dict[str, str] = {}
+    kept: list[Node] = []
+    for n in graph.nodes:
+        first = n.args[0] if n.args else None
+        same = isinstance(first, Ref) and _same(types[first.name], n.type)
+        if isinstance(first, Ref) and same and (n.op in _IDENTITIES or n.op in {"aten.clone.default", _TO_COPY}):
+            by[n.name] = first.name
+        elif isinstance(first, Ref) and same and n.op in {"aten.view.default", "aten.reshape.default", "aten.expand.default"}:
+            by[n.name] = first.name
+        else:
+            kept.append(n)
+    return graph.replaced(by, tuple(kept))
+
+
+def _same(a: Any, b: Any) -> bool:
+    return isinstance(a, TensorType) and isinstance(b, TensorType) and (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def casts(graph: Graph) -> Graph:
+    """A conversion of an exactly widened value converts the narrow value: ``f16 -> f32 -> f16`` is nothing."""
+    nodes = {n.name: n for n in graph.nodes}
+    out: list[Node] = []
+    by: dict[str, str] = {}
+    for n in graph.nodes:
+        inner = _cast_source(n, nodes)
+        outer = _cast_source(inner, nodes) if inner is not None else None
+        if n.op == _TO_COPY and inner is not None and inner.op == _TO_COPY and outer is not None:
+            narrow, wide = outer.tensor.dtype, inner.tensor.dtype
+            if wide == narrow or wide in _EXACT_WIDENING.get(narrow, ()):
+                if n.tensor.dtype == narrow:
+                    by[n.name] = outer.name
+                    continue
+                n = Node(n.name, n.op, (Ref(outer.name),), {"dtype": Dtype(n.tensor.dtype)}, n.type, line=n.line)
+        out.append(n)
+        nodes[n.name] = n
+    return graph.replaced(by, tuple(out))
+
+
+def _cast_source(n: Node, nodes: dict[str, Node]) -> Node | None:
+    if n.op != _TO_COPY or not isinstance(n.args[0], Ref):
+        return None
+    return nodes[n.args[0].name]
+
+
+#: name -> rewrite, in the order they are applied.
+REWRITES: dict[str, Callable[[Graph], Graph]] = {
+    "identities": identities,
+    "casts": casts,
+    "common_subexpressions": common_subexpressions,
+    "dead_code": dead_code,
+}
+
+
+def simplified(graph: Graph, without: Collection[str] = ()) -> Graph:
+    """``graph`` after every rewrite but those named in ``without``."""
+    for name, rewrite in REWRITES.items():
+        if name not in without:
+            graph = rewrite(graph)
+    return graph
