@@ -26,8 +26,9 @@ class Distribution:
     dimension), ``unique_sorted`` (the same, strictly ascending), ``offsets`` (monotone from 0 to ``high``
     along the last dimension), ``permutation`` (of ``0..n-1`` along the last dimension), ``bernoulli``
     (probability ``high``), ``constant`` (``low``), ``choice`` (from the flattened values of the input named
-    ``source`` with probability ``high``, else from ``[low, …)`` misses). Only ``normal`` and ``uniform``
-    floats are also tried at large magnitude, sparse and with infinities and NaN.
+    ``source`` with probability ``high``, else from ``[low, …)`` misses; without ``low`` from the range of the
+    source). Declared ends are a promise: every variant of the test data stays within them. Only ``normal``
+    floats and ``uniform`` ones without ends are also tried at large magnitude and with infinities and NaN.
     """
 
     kind: str = "normal"
