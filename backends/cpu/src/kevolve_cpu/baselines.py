@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from kevolve_cpu.settings import user_cache
 
 __all__ = ["compiled", "eager"]
 
@@ -20,7 +17,7 @@ def eager(reference: Callable[..., Any]) -> Callable[..., Any]:
 
 def compiled(reference: Callable[..., Any]) -> Callable[..., Any]:
     """The reference under ``torch.compile`` with static shapes. Graph breaks are allowed: a user's would
-    break there too. Compiles at the first call of each shape; needs a C++ compiler then."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache() / "inductor"))
+    break there too. Compiles at the first call of each shape, into ``TORCHINDUCTOR_CACHE_DIR`` of the
+    worker's environment; needs a C++ compiler then."""
     result: Callable[..., Any] = torch.compile(reference, dynamic=False)
     return result

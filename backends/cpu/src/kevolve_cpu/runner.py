@@ -125,7 +125,8 @@ class CpuRunner:
     def poison(self, nbytes: int) -> None:
         """Fill a free block of ``nbytes``, and some of every small size, with NaN and free them again.
 
-        It also leaves the pages of the next result mapped, the same for every side: call it before each call.
+        Only the first 32 bytes of a free block hold malloc's links instead. It also leaves the pages of the
+        next result mapped, the same for every side: call it before each call.
         """
         # An aligned allocation asks malloc for more than its size; without this slack the block freed here
         # would be just too small to be used again (glibc's memalign), and poison would hit nothing.

@@ -12,8 +12,10 @@ __all__ = ["ThreadWatch", "thread_ids"]
 
 _TASKS = Path("/proc/self/task")
 #: An OpenMP worker spins for its next region before it sleeps: 0.2 ms with the GOMP_SPINCOUNT of this
-#: backend's workers, up to 7 ms without (measured, 2-CPU host). The limit leaves room for a busy host.
-_SPIN_S = 0.25
+#: backend's workers, up to 7 ms without (measured, 2-CPU host). Counted is CPU time, since a thread of a busy
+#: host may wait long for its turn; the wall limit only ends a wait that nothing else ends.
+_SPIN_CPU_S = 0.05
+_WALL_S = 10.0
 _POLL_S = 0.0005
 
 
@@ -54,7 +56,8 @@ class ThreadWatch:
             return ""
         if not self._runtime:
             self._runtime = _openmp_ranges()
-        deadline = time.monotonic() + _SPIN_S
+        deadline = time.monotonic() + _WALL_S
+        begun = {thread: _cpu_seconds(thread) for thread in fresh}
         while True:
             foreign = {}
             running = set()
@@ -70,9 +73,10 @@ class ThreadWatch:
             if not running:
                 self._known |= fresh
                 return ""
-            if time.monotonic() > deadline:
+            spent = {thread: _cpu_seconds(thread) - begun[thread] for thread in running}
+            if max(spent.values()) > _SPIN_CPU_S or time.monotonic() > deadline:
                 names = ", ".join(str(t) for t in sorted(running))
-                return f"{len(running)} thread(s) still running {_SPIN_S:g} s after the call: {names}"
+                return f"{len(running)} thread(s) still running after the call returned: {names}"
             time.sleep(_POLL_S)
 
     def _state(self, thread: int) -> str:
@@ -95,6 +99,14 @@ class ThreadWatch:
         if any(t.native_id == thread for t in threading.enumerate()):
             return "a Python thread"
         return "openmp"
+
+
+def _cpu_seconds(thread: int) -> float:
+    """CPU time of a thread so far; nothing more is added once it has ended."""
+    try:
+        return int((_TASKS / str(thread) / "schedstat").read_text().split()[0]) * 1e-9
+    except OSError:
+        return 0.0
 
 
 def _openmp_ranges() -> list[tuple[int, int]]:
