@@ -8,7 +8,7 @@ import asyncio
 from kevolve_core.errors import StoreError
 from kevolve_core.evolve.events import Evaluated, PhaseChanged
 from kevolve_core.evolve.result import NOTHING_BETTER, beats_baseline
-from kevolve_core.evolve.session import Session
+from kevolve_core.evolve.session import Session, StopRequestedError
 from kevolve_core.model import Evaluation
 from kevolve_core.store import EvaluationRow
 
@@ -102,6 +102,8 @@ async def _evaluated(
     stored = store.evaluation(phase, sequence)
     if stored is not None:
         return stored
+    if session.stopping():
+        raise StopRequestedError
     evaluation = await session.evaluate(store.candidate(candidate_id), stages, phase, sequence)
     store.record_evaluation(phase, sequence, evaluation, at_seconds=session.clock.seconds())
     session.emit(

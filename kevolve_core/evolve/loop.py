@@ -17,7 +17,7 @@ from kevolve_core.evolve.events import Emitter, RunFinished, RunStarted, Subscri
 from kevolve_core.evolve.finish import enter, finish, outcome
 from kevolve_core.evolve.result import RunResult, collect
 from kevolve_core.evolve.search import Search
-from kevolve_core.evolve.session import ActiveClock, SearchSettings, Session
+from kevolve_core.evolve.session import ActiveClock, SearchSettings, Session, StopRequestedError
 from kevolve_core.interfaces import CodeGenerator, Executor, SelectionPolicy
 from kevolve_core.model import Device
 from kevolve_core.serial import from_plain, to_plain
@@ -29,10 +29,6 @@ __all__ = ["resume", "run"]
 _POLL_SECONDS = 0.1  # how soon a stop is noticed during a finishing phase (estimated)
 _STOPPED = "stopped before the finalists were confirmed; resume the run to go on"
 _log = logging.getLogger("kevolve.evolve")
-
-
-class _StoppedError(Exception):
-    """The caller's ``stop`` said so."""
 
 
 async def run(
@@ -198,7 +194,7 @@ async def _sit(session: Session, *, resumed: bool) -> RunResult:
     try:
         await _go_on(session, resumed)
         store.set_status("finished", active_seconds=clock.seconds(), reason=outcome(session))
-    except _StoppedError:
+    except StopRequestedError:
         stopped = "cancelled"
         _close(session, "interrupted", _STOPPED)
     except KevolveError as fault:
@@ -233,7 +229,7 @@ async def _go_on(session: Session, resumed: bool) -> None:
     if info.phase == "search":
         stopped = await search.run()
         if stopped == "cancelled":
-            raise _StoppedError
+            raise StopRequestedError
         enter(session, "race", stopped)
     await _unless_stopped(session, finish(session, stopped))
 
@@ -245,7 +241,7 @@ async def _unless_stopped(session: Session, work: Coroutine[Any, Any, None]) -> 
         while not task.done():
             await asyncio.wait([task], timeout=None if session.stop is None else _POLL_SECONDS)
             if not task.done() and session.stopping():
-                raise _StoppedError
+                raise StopRequestedError
         task.result()
     finally:
         if not task.done():

@@ -20,7 +20,7 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate, Device, Evaluation
 from kevolve_core.store import RunStore
 
-__all__ = ["ActiveClock", "Metered", "SearchSettings", "Session", "Usage", "input_seed"]
+__all__ = ["ActiveClock", "Metered", "SearchSettings", "Session", "StopRequestedError", "Usage", "input_seed"]
 
 
 @frozen
@@ -68,6 +68,10 @@ class Usage:
 
     tokens: int = 0
     money: float = 0.0
+
+
+class StopRequestedError(Exception):
+    """The caller's ``stop`` said so; never leaves this package."""
 
 
 @runtime_checkable
