@@ -15,7 +15,7 @@ from kevolve_core.evolve.events import (
 from kevolve_core.evolve.loop import resume, run
 from kevolve_core.evolve.policies import POLICIES, make_policy
 from kevolve_core.evolve.result import NOTHING_BETTER, BestAt, RunResult, TrajectoryPoint, collect
-from kevolve_core.evolve.session import Metered, SearchSettings, Usage
+from kevolve_core.evolve.session import Metered, SearchSettings, Usage, input_seed
 
 __all__ = [
     "NOTHING_BETTER",
@@ -37,6 +37,7 @@ __all__ = [
     "TrajectoryPoint",
     "Usage",
     "collect",
+    "input_seed",
     "make_policy",
     "resume",
     "run",

@@ -20,7 +20,7 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate, Device, Evaluation
 from kevolve_core.store import RunStore
 
-__all__ = ["ActiveClock", "Metered", "SearchSettings", "Session", "StopRequestedError", "Usage"]
+__all__ = ["ActiveClock", "Metered", "SearchSettings", "Session", "StopRequestedError", "Usage", "input_seed"]
 
 
 @frozen
@@ -122,7 +122,7 @@ class Session:
         Raises:
             KevolveError: a fault of the installation, not of the candidate.
         """
-        request = EvaluationRequest(self.spec, candidate, stages, _input_seed(self.secret, phase, sequence))
+        request = EvaluationRequest(self.spec, candidate, stages, input_seed(self.secret, phase, sequence))
         try:
             future = self.executor.submit(request)
             evaluation = future.result() if future.done() else await _wrapped(future)
@@ -157,6 +157,7 @@ async def _wrapped(future: Future[Evaluation]) -> Evaluation:
         raise
 
 
-def _input_seed(secret: int, phase: str, sequence: int) -> int:
+def input_seed(secret: int, phase: str, sequence: int) -> int:
+    """The seed of the request for one evaluation of a run: what a repeat of it has to give."""
     digest = hashlib.sha256(f"{secret}:{phase}:{sequence}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,187 @@
+"""`kevolve evolve` and `kevolve resume`: a run, watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from kevolve_core.api import Result, evolve_async, resume_async
+from kevolve_core.api.parts import as_spec, place
+from kevolve_core.cli.fail import INTERRUPTED
+from kevolve_core.cli.interrupt import Interrupt, interruptible
+from kevolve_core.cli.options import backend_option, device_option, err, out, plugins_option, registry_of
+from kevolve_core.cli.progress import Progress, State, display
+from kevolve_core.cli.render import say, timing_table
+from kevolve_core.errors import ConfigError
+from kevolve_core.evolve import Budget, Event
+from kevolve_core.model import Device
+from kevolve_core.report import failure_counts
+from kevolve_core.store import RunStore
+
+__all__ = ["evolve", "resume"]
+
+_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print report.json to stdout at the end; progress goes to stderr."
+)
+
+
+@click.command()
+@click.argument("spec", metavar="SPEC")
+@backend_option
+@click.option(
+    "--budget",
+    metavar="LIMIT",
+    default="60s",
+    show_default=True,
+    help="60s, 5m, 1h, 200c (candidates), or 100c,60s.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice of the search.")
+@click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.")
+@click.option("--policy", default="evolutionary", show_default=True, help="How parents are selected.")
+@click.option("--generator", default="synth", show_default=True, help="Who writes the candidates.")
+@click.option("--executor", default="local", show_default=True, help="Where evaluations run.")
+@click.option(
+    "--seed-kernel",
+    "seed_kernels",
+    multiple=True,
+    metavar="PATH",
+    help="Your own kernel, a file or folder: a parent and a baseline. May be given several times.",
+)
+@click.option(
+    "--allow-degenerate", is_flag=True, help="Search a spec that accepts trivial answers, and mark it."
+)
+@device_option
+@plugins_option
+@_JSON
+def evolve(
+    spec: str,
+    backend: str | None,
+    budget: str,
+    seed: int,
+    folder: Path | None,
+    policy: str,
+    generator: str,
+    executor: str,
+    seed_kernels: tuple[str, ...],
+    allow_degenerate: bool,
+    device: str | None,
+    plugins_file: Path | None,
+    as_json: bool,
+) -> int:
+    """Evolve a kernel for SPEC, a YAML or Python file.
+
+    Ctrl-C ends the search and keeps the best so far.
+    """
+    limits = Budget.parse(budget)
+    registry = registry_of(plugins_file)
+    loaded = as_spec(spec, seed_kernels=seed_kernels)
+    where = place(loaded, backend, registry=registry, device=device)
+    title = f"{loaded.name} on {_device(where.device)}, {generator}, {policy}, seed {seed}"
+    state = State(title=title, evidence=where.backend.manifest.evidence, budget=limits)
+    return _watched(
+        state,
+        as_json,
+        lambda on_event, stop: evolve_async(
+            loaded,
+            backend=where.backend_name,
+            device=where.device.id,
+            registry=registry,
+            budget=limits,
+            seed=seed,
+            policy=policy,
+            generator=generator,
+            executor=executor,
+            out=folder,
+            allow_degenerate=allow_degenerate,
+            on_event=on_event,
+            stop=stop,
+        ),
+    )
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--budget", metavar="LIMIT", help="Replaces the run's own, counted from its beginning.")
+@plugins_option
+@_JSON
+def resume(run: Path, budget: str | None, plugins_file: Path | None, as_json: bool) -> int:
+    """Go on with RUN, the folder of a run that was stopped or killed."""
+    registry = registry_of(plugins_file)
+    with RunStore.open_readonly(run) as store:
+        settings, name = store.settings, store.spec.name
+    if not settings["executor"]:
+        raise ConfigError(
+            "this run was begun from Python with an executor of its own",
+            where=str(run),
+            mend="resume it there: kevolve_core.resume(run, executor=…)",
+        )
+    limits = Budget.parse(budget) if budget else Budget(**settings["budget"])
+    where = place(None, settings["backend"], registry=registry, device=settings["device"])
+    title = (
+        f"{name} on {_device(where.device)}, {settings['generator']}, {settings['policy']}, "
+        f"seed {settings['seed']}"
+    )
+    state = State(title=title, evidence=where.backend.manifest.evidence, budget=limits)
+    return _watched(
+        state,
+        as_json,
+        lambda on_event, stop: resume_async(
+            run, budget=limits if budget else None, registry=registry, on_event=on_event, stop=stop
+        ),
+    )
+
+
+def _watched(
+    state: State,
+    as_json: bool,
+    start: Callable[[Callable[[Event], None], Interrupt], Awaitable[Result]],
+) -> int:
+    """Run, show, print the result; returns the exit code."""
+
+    async def work(progress: Progress, interrupt: Interrupt) -> Result:
+        return await start(progress.show, interrupt)
+
+    with (
+        display(state, err() if as_json else out()) as progress,
+        interruptible(progress.note) as interrupt,
+    ):
+        result = asyncio.run(work(progress, interrupt))
+    if as_json:
+        click.echo(result.report.json.read_text(encoding="utf-8"), nl=False)
+    else:
+        print_result(out(), result)
+    return INTERRUPTED if interrupt.asked and result.resumable else 0
+
+
+def print_result(console: Console, result: Result) -> None:
+    """The end of a run: what was found, how fast, and where it is."""
+    say(console)
+    say(console, f"{result.spec.name}: {result.reason}", "bold green" if result.improved else "bold")
+    if result.measurements:
+        say(console)
+        console.print(timing_table(result.measurements.values()))
+    say(console)
+    search = result.search
+    rows = [("kernel", str(result.report.kernel)), ("report", str(result.report.markdown))]
+    if result.evaluation is not None and result.evaluation.library_calls:
+        rows.append(("library calls", ", ".join(result.evaluation.library_calls)))
+    if (at := search.best_at) is not None:
+        rows.append(("until the best", f"{at.seconds:.1f} s measured, {at.evaluations} evaluations"))
+    spent = f"{search.seconds:.1f} s measured, {search.evaluations} evaluations, {_failures(search.counts)}"
+    rows.append(("search", spent))
+    if result.resumable:
+        rows.append(("not finished", f"kevolve resume {result.run}"))
+    for name, text in rows:
+        say(console, f"{name:<15} {text}")
+
+
+def _failures(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in failure_counts(counts).items()) or "none failed"
+
+
+def _device(device: Device) -> str:
+    return f"{device.name} ({device.id})"

@@ -1,0 +1,248 @@
+"""What a run shows while it goes: a live display on a terminal, plain lines elsewhere. Both only read
+events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from attrs import define, field
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kevolve_core.evolve.budget import Budget
+from kevolve_core.evolve.events import (
+    Evaluated,
+    Event,
+    NewBest,
+    PhaseChanged,
+    ProposalFailed,
+    Proposed,
+    RunStarted,
+)
+from kevolve_core.report import failure_counts
+
+__all__ = ["LiveDisplay", "PlainLines", "Progress", "State", "display"]
+
+_PHASES = {
+    "prepare": "preparing: checking the specification, timing the baselines",
+    "search": "searching",
+    "race": "racing the best candidates",
+    "confirm": "confirming in a fresh process",
+    "done": "writing the report",
+}
+_HEARTBEAT_S = 10.0  # a silent log looks like a hang (estimated)
+_ID = 8  # characters of a candidate's id that are shown
+
+
+@define
+class State:
+    """What the events so far amount to. ``clock`` gives monotonic seconds."""
+
+    title: str
+    evidence: str
+    budget: Budget
+    clock: Callable[[], float] = time.monotonic
+    phase: str = "prepare"
+    proposed: int = 0
+    duplicates: int = 0
+    counts: Mapping[str, int] = field(factory=dict)
+    best: NewBest | None = None
+    last_failure: str = ""
+    stopped: str = ""
+    _seconds: float = 0.0
+    _since: float | None = None
+
+    def apply(self, event: Event) -> None:
+        """Take one event in."""
+        match event:
+            case RunStarted(proposals=proposals, seconds=seconds):
+                self.proposed, self.phase = proposals, "search"
+                self._at(seconds)
+            case Proposed(duplicate_of=duplicate_of, seconds=seconds):
+                self.proposed += 1
+                self.duplicates += duplicate_of is not None
+                self._at(seconds)
+            case ProposalFailed(fault=fault, seconds=seconds):
+                self.last_failure = f"generator: {fault}"
+                self._at(seconds)
+            case Evaluated(verdict=verdict, reason=reason, counts=counts, seconds=seconds, phase=phase):
+                if phase == "search":
+                    self.counts = counts
+                if verdict.value != "accepted":
+                    self.last_failure = f"{words(verdict.value)}: {reason}"
+                self._at(seconds)
+            case NewBest(seconds=seconds):
+                self.best = event
+                self._at(seconds)
+            case PhaseChanged(phase=phase, stopped=stopped, seconds=seconds):
+                self.phase = phase
+                self.stopped = stopped or self.stopped
+                self._at(seconds)
+
+    def _at(self, seconds: float) -> None:
+        self._seconds, self._since = seconds, self.clock()
+
+    @property
+    def seconds(self) -> float:
+        """Active seconds of the run, now."""
+        return self._seconds + (self.clock() - self._since if self._since is not None else 0.0)
+
+    @property
+    def evaluated(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def failures(self) -> list[tuple[str, int]]:
+        """(kind in words, count), most frequent first."""
+        return list(failure_counts(self.counts).items())
+
+    @property
+    def share(self) -> float:
+        """Consumed share of the budget, 0 to 1, by the limit that is nearest."""
+        shares = [0.0]
+        if self.budget.seconds:
+            shares.append(self.seconds / self.budget.seconds)
+        if self.budget.candidates:
+            shares.append(self.evaluated / self.budget.candidates)
+        return min(1.0, max(shares))
+
+    def left(self) -> str:
+        """What is left of the budget, in words."""
+        if self.phase not in {"prepare", "search"}:
+            return ""
+        parts = []
+        if self.budget.seconds is not None:
+            parts.append(f"{duration(max(0.0, self.budget.seconds - self.seconds))} left")
+        if self.budget.candidates is not None:
+            parts.append(f"{max(0, self.budget.candidates - self.evaluated)} candidates left")
+        return ", ".join(parts) or "no limit"
+
+    def best_text(self) -> str:
+        if self.best is None:
+            return "none yet"
+        return (
+            f"{self.best.score:.2f}x {self.evidence}, quick timing "
+            f"(candidate {self.best.candidate_id[:_ID]}, after {duration(self.best.seconds)})"
+        )
+
+    def failures_text(self) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in self.failures) or "none"
+
+
+class Progress(Protocol):
+    """Shows a run. `show` may be called from any thread."""
+
+    def show(self, event: Event) -> None: ...
+
+    def note(self, text: str) -> None:
+        """One sentence that is not an event."""
+        ...
+
+
+class PlainLines:
+    """One line for what matters, at least one every ten seconds of events."""
+
+    def __init__(self, state: State, stream: TextIO) -> None:
+        self._state, self._stream = state, stream
+        self._shown = state.clock()
+        self._line(state.title)
+        self._line(_PHASES["prepare"])
+
+    def show(self, event: Event) -> None:
+        state = self._state
+        state.apply(event)
+        match event:
+            case NewBest():
+                self._stamped(f"best so far {state.best_text()}")
+            case PhaseChanged(phase=phase) if phase != "search":
+                ended = f"search ended ({state.stopped}); " if phase == "race" and state.stopped else ""
+                self._stamped(ended + _PHASES.get(phase, phase))
+            case RunStarted(resumed=True, proposals=proposals, seconds=seconds):
+                self._stamped(f"resumed after {proposals} proposals and {duration(seconds)}")
+            case Evaluated() if state.clock() - self._shown >= _HEARTBEAT_S:
+                self._stamped(
+                    f"{state.evaluated} candidates, best {state.best_text()}, failures: "
+                    f"{state.failures_text()}, {state.left()}"
+                )
+
+    def note(self, text: str) -> None:
+        self._line(text)
+
+    def _stamped(self, text: str) -> None:
+        self._shown = self._state.clock()
+        self._line(f"[{self._state.seconds:7.1f} s] {text}")
+
+    def _line(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class LiveDisplay:
+    """A few lines of a terminal that rewrite themselves."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._note = ""
+
+    def show(self, event: Event) -> None:
+        self._state.apply(event)
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def __rich__(self) -> RenderableType:
+        state = self._state
+        head = Table.grid(padding=(0, 1))
+        head.add_column()
+        head.add_column()
+        head.add_column(style="cyan", no_wrap=True)
+        bar = ProgressBar(total=1.0, completed=state.share, width=28, pulse=state.phase != "search")
+        head.add_row(Text(_PHASES.get(state.phase, state.phase)), bar, Text(state.left()))
+        body = Table.grid(padding=(0, 2))
+        body.add_column(style="dim", no_wrap=True, min_width=12)
+        body.add_column(overflow="ellipsis", no_wrap=True)
+        accepted = state.counts.get("accepted", 0)
+        body.add_row(
+            "candidates",
+            f"{state.evaluated} evaluated, {accepted} accepted, {state.duplicates} duplicates, "
+            f"{duration(state.seconds)}",
+        )
+        body.add_row("best so far", Text(state.best_text(), style="bold green" if state.best else ""))
+        body.add_row("failures", Text(state.failures_text(), style="yellow" if state.failures else ""))
+        if state.last_failure:
+            body.add_row("last failure", Text(" ".join(state.last_failure.split()), style="dim"))
+        lines: list[RenderableType] = [Text(state.title, style="bold"), head, body]
+        if self._note:
+            lines.append(Text(self._note, style="yellow"))
+        return Group(*lines)
+
+
+@contextmanager
+def display(state: State, console: Console) -> Iterator[Progress]:
+    """The right display for ``console``; a live one is gone when the block ends."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield PlainLines(state, console.file)  # type: ignore[arg-type]  # rich types its file as IO[str]
+        return
+    live = LiveDisplay(state)
+    with Live(live, console=console, refresh_per_second=4, transient=True):
+        yield live
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def words(kind: str) -> str:
+    return kind.replace("_", " ")
