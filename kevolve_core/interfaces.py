@@ -187,7 +187,8 @@ class Renderer(Protocol):
     deterministic in its arguments.
     """
 
-    language: str
+    @property
+    def language(self) -> str: ...
 
     def supports(self, step: Step) -> str:
         """Empty when this renderer can print ``step``, else the reason it cannot."""
