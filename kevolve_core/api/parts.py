@@ -163,7 +163,8 @@ def generator_of(given: str | CodeGenerator, where: Place, spec: KernelSpec) -> 
     if given == _SYNTH and _SYNTH not in where.registry.names("generator"):
         from kevolve_core.synth import SynthGenerator
 
-        return SynthGenerator(where.backend, where.device)
+        backend = where.backend
+        return SynthGenerator(spec, backend.renderers(), backend.schedule_space, where.device)
     known = [_SYNTH, *where.registry.names("generator")]
     if given not in known:
         raise _unknown("generator", given, known)
