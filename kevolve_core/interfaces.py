@@ -107,8 +107,10 @@ class Runner(Protocol):
         Raises whatever the candidate's import raises."""
         ...
 
-    def upload(self, tensor: Any) -> Any:
-        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address."""
+    def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
+        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address. A
+        ``guarded`` one is for correctness, never for timing: where the device can, a read past its end faults.
+        """
         ...
 
     def download(self, buffer: Any) -> Any:

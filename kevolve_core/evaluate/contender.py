@@ -42,6 +42,8 @@ _SILENT = frozenset(
      "_local_scalar_dense", "is_contiguous", "resolve_conj", "resolve_neg"}
 )  # fmt: skip
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 class ContenderRole:
     """Operations of a contender process (see `kevolve_core.isolate.worker`).
@@ -138,7 +140,9 @@ class ContenderRole:
         self._output = None
         leaves, structure = flatten(open_block(fds[0], layout))
         self._original = leaves
-        moved = [self._runner.upload(v) if isinstance(v, torch.Tensor) else v for v in leaves]
+        moved = [
+            self._runner.upload(v, guarded=not flush) if isinstance(v, torch.Tensor) else v for v in leaves
+        ]
         self._inputs = unflatten(structure, moved)
         gc.collect(0)
         if poison:
@@ -148,9 +152,8 @@ class ContenderRole:
         self._runner.synchronize()
         return None, []
 
-    def op_run(self, check: bool = False) -> tuple[Any, list[Any]]:
-        """One call on the prepared inputs. ``seconds`` is the device's time for it. With ``check`` the
-        process is looked over afterwards: patched functions, activity that outlives the call."""
+    def op_run(self) -> tuple[Any, list[Any]]:
+        """One call on the prepared inputs. ``seconds`` is the device's time for it."""
         program, runner = self._program, self._runner
         assert program is not None
         inputs = self._inputs
@@ -164,18 +167,19 @@ class ContenderRole:
         finally:
             gc.enable()
         self._previous, self._output = self._output, output
-        seconds = runner.elapsed(start, end)
-        if not check:
-            return {"seconds": seconds}, []
-        return {
-            "seconds": seconds,
-            "foreign": runner.foreign_activity(),
-            "patched": _patched(self._pristine),
-        }, []
+        return {"seconds": runner.elapsed(start, end)}, []
+
+    def op_inspect(self) -> tuple[Any, list[Any]]:
+        """Look the process over after a call: functions that were patched, activity that outlives the
+        call."""
+        return {"foreign": self._runner.foreign_activity(), "patched": _patched(self._pristine)}, []
 
     def op_collect(self) -> tuple[Any, list[Any]]:
-        """The last output as a block, and which inputs the call changed."""
+        """The last output as a block, tensor subclasses in it, and which inputs the call changed."""
         leaves, structure = flatten(self._output)
+        subclasses = [
+            type(v).__name__ for v in leaves if isinstance(v, torch.Tensor) and type(v) not in _PLAIN
+        ]
         host = [self._runner.download(v) if isinstance(v, torch.Tensor) else v for v in leaves]
         changed = [
             i
@@ -183,7 +187,7 @@ class ContenderRole:
             if isinstance(then, torch.Tensor) and not _same_bits(self._runner.download(now), then)
         ]
         block = pack_block(unflatten(structure, host), keep_strides=False)
-        return {"layout": block.layout, "changed": changed}, [block]
+        return {"layout": block.layout, "changed": changed, "subclasses": subclasses}, [block]
 
     def op_trace(self) -> tuple[Any, list[Any]]:
         """Library operators that one call on the prepared inputs enters, outermost only, as PyTorch's own

@@ -56,6 +56,10 @@ def judge_output(session: Session, contender: Contender, inputs: Any) -> None:
     """Hand the last output of an untrusted contender to the oracle; `RejectedError` when it is wrong."""
     reply, fd = contender.collect()
     try:
+        if reply.value["subclasses"]:
+            raise RejectedError(
+                "rule_violation", f"returns a tensor subclass, {reply.value['subclasses'][0]}", inputs.label
+            )
         if reply.value["changed"]:
             raise RejectedError(
                 "rule_violation",
@@ -83,7 +87,7 @@ def register_baseline(session: Session, eager: Contender, inputs: Any) -> None:
 @frozen
 class Rounds:
     """How often: ``count`` rounds after one that is not counted, of which ``checks`` at random (and the
-    first) have their outputs judged; no further round starts after ``seconds``, but at least three are taken."""
+    first) have their outputs judged. No further round starts after ``seconds``; at least three are taken."""
 
     count: int
     checks: int
@@ -131,7 +135,7 @@ def measure(
             with closing(session.fresh(case), session) as inputs:
                 for contender in order:
                     contender.prepare(inputs, flush=True, poison=poison)
-                    reply = contender.run(check=contender in candidates)
+                    reply = contender.run()
                     if contender in candidates:
                         _inspect(contender, reply.value, samples, reply.seconds)
                     if i:
@@ -149,12 +153,13 @@ def measure(
     return samples
 
 
-def inspect_process(value: Mapping[str, Any], label: Mapping[str, Any]) -> None:
-    """Raise `RejectedError` for what a checked run saw in its process: patches, foreign activity."""
-    if value.get("patched"):
-        raise RejectedError("rule_violation", f"patches {value['patched']}", label)
-    if value.get("foreign"):
-        raise RejectedError("rule_violation", f"works outside the call: {value['foreign']}", label)
+def inspect_process(contender: Contender, label: Mapping[str, Any]) -> None:
+    """Raise `RejectedError` for what the last call left in its process: patches, foreign activity."""
+    found = contender.inspect()
+    if found.get("patched"):
+        raise RejectedError("rule_violation", f"patches {found['patched']}", label)
+    if found.get("foreign"):
+        raise RejectedError("rule_violation", f"works outside the call: {found['foreign']}", label)
 
 
 def _inspect(contender: Contender, value: Mapping[str, Any], samples: Samples, wall: float) -> None:
@@ -163,19 +168,18 @@ def _inspect(contender: Contender, value: Mapping[str, Any], samples: Samples, w
         raise RejectedError(
             "rule_violation", f"reports an impossible time of {seconds!r} s", {"wall_seconds": wall}
         )
-    inspect_process(value, {})
+    inspect_process(contender, {})
     samples.wall[contender.name].append(wall - seconds)
 
 
 def _compare_clocks(samples: Samples, name: str) -> None:
     """The parent saw each request from outside. What it saw beyond the reported time is overhead that has
-    nothing to do with the kernel; where it is systematically large beside the reported time, the report is
+    nothing to do with the kernel; where even the smallest is large beside the reported time, the report is
     not to be believed."""
-    gaps = sorted(samples.wall[name])
     seconds = sorted(samples.seconds[name])
     if not seconds:
         return
-    gap, reported = gaps[len(gaps) // 2], seconds[len(seconds) // 2]
+    gap, reported = min(samples.wall[name]), seconds[len(seconds) // 2]
     if gap > _CLOCK_SHARE * reported + _CLOCK_SLACK:
         raise RejectedError(
             "rule_violation",

@@ -63,7 +63,7 @@ NATIVE_PATTERNS: tuple[tuple[str, str], ...] = (
      "reaches for the system or for other code in the process"),
     (r"\b(clock_gettime|gettimeofday|clock|time|omp_get_wtime|__rdtscp?|__builtin_ia32_rdtscp?|rdtscp?)\s*\(",
      "reads a clock"),
-    (r"\b(fopen|open|openat|creat|freopen|ifstream|ofstream|getenv|setenv|environ)\s*\(",
+    (r"\b(fopen|open|openat|creat|freopen|write|pwrite|send|sendmsg|recv|recvmsg|ifstream|ofstream|getenv|setenv|environ)\s*\(",
      "touches files or environment"),
     (r"\b(asm|__asm__)\b[^;]*\b(syscall|int\s+0x80|sysenter|rdtsc|rdtscp|cpuid)\b",
      "inline assembly calls the system"),

@@ -74,9 +74,14 @@ class Contender:
             limits=self.limits,
         )
 
-    def run(self, *, check: bool = False) -> Reply:
+    def run(self) -> Reply:
         """One call. The reply's value has ``seconds``; its own ``seconds`` are the parent's wall time."""
-        return self.worker.call("run", {"check": check}, limits=self.limits)
+        return self.worker.call("run", limits=self.limits)
+
+    def inspect(self) -> Mapping[str, Any]:
+        """What the last call left behind in the process: ``foreign`` activity and ``patched`` functions."""
+        found: Mapping[str, Any] = self.worker.call("inspect", limits=self.limits).value
+        return found
 
     def collect(self) -> tuple[Reply, int]:
         """The last output: the reply (``layout``, ``changed``) and the block's descriptor, the caller's to

@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from attrs import define, field
-
 from kevolve_core.evolve.events import Evaluated, NewBest, ProposalFailed, Proposed
 from kevolve_core.evolve.headroom import at_floor
 from kevolve_core.evolve.proposing import Draft, Proposer
 from kevolve_core.evolve.session import Metered, Session, Usage
+from kevolve_core.evolve.slot import Slot
 from kevolve_core.model import Candidate, Evaluation
 from kevolve_core.store import ProposalRow, StepRow
 from kevolve_core.store.faults import damaged
@@ -30,30 +29,13 @@ _CLEANUP_SECONDS = 5.0  # what a cancelled generator gets for its own clean-up (
 _PHASE = "search"
 
 
-@define(eq=False)
-class _Slot:
-    """One proposal in flight."""
-
-    sequence: int
-    operator: str
-    parents: tuple[str, ...]
-    candidate: Candidate | None = None
-    candidate_id: str | None = None
-    duplicate_of: int | None = None
-    evaluation: Evaluation | None = None
-    settled: bool = False
-    turn: asyncio.Event = field(factory=asyncio.Event)
-    closed: asyncio.Event = field(factory=asyncio.Event)  # nothing more will come of it
-    task: asyncio.Task[None] | None = None
-
-
 class Search:
     """One sitting of the search. `restore` folds what is stored; `run` goes on from there."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._proposer = Proposer(session)
-        self._slots: dict[int, _Slot] = {}  # told < sequence ≤ asked: never more than the window
+        self._slots: dict[int, Slot] = {}  # told < sequence ≤ asked: never more than the window
         self._next = self._settled = self._told = 0
         self._distinct = self._empties = self._repeats = 0
         self._counts: Counter[str] = Counter()
@@ -97,7 +79,7 @@ class Search:
     def _restore(self, step: StepRow) -> None:
         row = step.proposal
         self._session.policy.asked(row.sequence, row.operator, row.parents)
-        slot = _Slot(row.sequence, row.operator, row.parents, candidate_id=row.candidate_id, settled=True)
+        slot = Slot(row.sequence, row.operator, row.parents, candidate_id=row.candidate_id, settled=True)
         slot.duplicate_of = row.duplicate_of
         if row.candidate_id is None or step.evaluation is not None:
             slot.closed.set()
@@ -105,7 +87,7 @@ class Search:
         self._next = self._settled = row.sequence + 1
         self._count(row.candidate_id is None, row.duplicate_of is not None, row.operator)
 
-    def _load(self, sequence: int, slot: _Slot) -> None:
+    def _load(self, sequence: int, slot: Slot) -> None:
         store = self._session.store
         if slot.candidate is None and slot.candidate_id is not None:
             slot.candidate = store.candidate(slot.candidate_id)
@@ -199,7 +181,7 @@ class Search:
             else session.policy.ask(sequence, session.settings.seed)
         )
         session.policy.asked(sequence, operator, parents)
-        slot = _Slot(sequence, operator, parents)
+        slot = Slot(sequence, operator, parents)
         if sequence == self._settled:
             slot.turn.set()
         self._slots[sequence] = slot
@@ -216,7 +198,7 @@ class Search:
         finally:
             self._wake()
 
-    async def _live(self, slot: _Slot) -> None:
+    async def _live(self, slot: Slot) -> None:
         if slot.operator == "given" and slot.sequence < len(self._session.spec.seeds):
             await slot.turn.wait()
             candidate = self._session.spec.seeds[slot.sequence]
@@ -229,7 +211,7 @@ class Search:
         else:
             await self._finish(slot)
 
-    def _settle(self, slot: _Slot, draft: Draft) -> None:
+    def _settle(self, slot: Slot, draft: Draft) -> None:
         """Write the proposal down and let the next one have its turn."""
         draft = self._record(slot, draft)
         session, candidate = self._session, draft.candidate
@@ -258,7 +240,7 @@ class Search:
             )
         self._wake()
 
-    def _record(self, slot: _Slot, draft: Draft) -> Draft:
+    def _record(self, slot: Slot, draft: Draft) -> Draft:
         session = self._session
         usage = self._meter()
         tokens, money = usage.tokens - self._usage.tokens, usage.money - self._usage.money
@@ -298,7 +280,7 @@ class Search:
             self._repeats = 0
         self._distinct += not empty and not duplicate
 
-    async def _finish(self, slot: _Slot) -> None:
+    async def _finish(self, slot: Slot) -> None:
         """Evaluate a settled candidate, or wait for the evaluation of the content it repeats."""
         session, candidate = self._session, slot.candidate
         assert candidate is not None
@@ -329,7 +311,7 @@ class Search:
             raise damaged("a repeated candidate has no evaluation", str(self._session.store.path), original)
         return evaluation
 
-    def _announce(self, slot: _Slot, evaluation: Evaluation) -> None:
+    def _announce(self, slot: Slot, evaluation: Evaluation) -> None:
         session, now = self._session, self._session.clock.seconds()
         verdict, score = evaluation.verdict, evaluation.score if evaluation.accepted else None
         session.emit(
@@ -393,7 +375,7 @@ class Search:
             del self._slots[slot.sequence]
         await self._abandon(tail)
 
-    async def _abandon(self, slots: list[_Slot]) -> None:
+    async def _abandon(self, slots: list[Slot]) -> None:
         tasks = [slot.task for slot in slots if slot.task is not None and not slot.task.done()]
         for task in tasks:
             task.cancel()
@@ -401,5 +383,5 @@ class Search:
             await asyncio.wait(tasks, timeout=_CLEANUP_SECONDS)
 
 
-def _source(slot: _Slot, candidate: Candidate, session: Session) -> str:
+def _source(slot: Slot, candidate: Candidate, session: Session) -> str:
     return candidate.origin.generator if slot.operator == "given" else session.generator.name

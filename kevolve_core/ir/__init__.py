@@ -38,5 +38,6 @@ from kevolve_core.ir.program import (
 __all__ = [
     "COMBINERS", "OPS", "Affine", "Axis", "Buffer", "Const", "Contract", "Expr", "Index", "Let",
     "LibraryCall", "Load", "LoopNest", "Op", "Operand", "OutputRef", "Program", "Reduce", "Scan",
-    "Search", "Statement", "Step", "Store", "Var", "address", "affine", "axes_of", "children", "itemsize", "loads_of", "vars_of", "walk",
+    "Search", "Statement", "Step", "Store", "Var", "address", "affine", "axes_of", "children",
+    "itemsize", "loads_of", "vars_of", "walk",
 ]  # fmt: skip

@@ -73,10 +73,10 @@ class Var:
 @frozen(cache_hash=True)
 class Load:
     """One element of ``buffer`` at a logical multi-dimensional ``index`` (one integer expression a dimension;
-    the buffer's strides turn it into an address). Where dimensions are contiguous with one another, the last of
-    them may hold the flat position of all and the others be 0: one loop over a whole tensor of shape (2, 3)
-    reads ``[0, i]``. Where ``mask`` is given and false, nothing is read and the
-    value is ``other``. A gather is a load whose index mentions another load or a `Var`."""
+    the buffer's strides turn it into an address). Where dimensions are contiguous with one another, the last
+    of them may hold the flat position of all and the others be 0: one loop over a tensor of shape (2, 3)
+    reads ``[0, i]``. Where ``mask`` is given and false, nothing is read and the value is ``other``. A gather
+    is a load whose index mentions another load or a `Var`."""
 
     buffer: str
     index: tuple[Expr, ...]

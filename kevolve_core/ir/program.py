@@ -293,8 +293,8 @@ class LibraryCall:
     list of tensors taking all the rest. ``attributes`` are the other arguments that are not at their default,
     by the schema's names: an optional tensor that is not given is None there, a dtype is written
     ``torch.float32``, and a list of tensors before other tensors has ``{"operand": k}`` for each, k into
-    ``operands`` (those are not counted again). ``outputs`` is given where the operator returns several tensors: a buffer a result,
-    empty where nothing reads it; ``output`` is then the first that is read.
+    ``operands`` (those are not counted again). ``outputs`` is given where the operator returns several
+    tensors: a buffer a result, empty where nothing reads it; ``output`` is then the first that is read.
     """
 
     name: str

@@ -46,13 +46,15 @@ class Channel:
             header += self._exactly(_HEADER.size - len(header))
             (size,) = _HEADER.unpack(header)
             if size > _LIMIT:
-                raise WorkerError("a worker sent an oversized message", got=f"{size} bytes")
+                raise WorkerError("a worker sent an oversized message", kind="protocol", got=f"{size} bytes")
             try:
                 message = json.loads(self._exactly(size))
             except ValueError as error:
-                raise WorkerError("a worker sent a message that is not JSON", got=str(error)) from error
+                raise WorkerError(
+                    "a worker sent a message that is not JSON", kind="protocol", got=str(error)
+                ) from error
             if not isinstance(message, dict):
-                raise WorkerError("a worker sent a message that is not an object", got=type(message).__name__)
+                raise WorkerError("a worker sent a message that is not an object", kind="protocol")
             return message, list(fds)
         except BaseException:
             for fd in fds:

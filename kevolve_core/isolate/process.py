@@ -34,6 +34,9 @@ class Limits:
     memory_bytes: int | None = None
 
 
+_STARTUP = Limits(seconds=300.0)
+
+
 @frozen
 class Reply:
     """A request's answer: JSON value, received descriptors (the caller closes them) and the parent's wall
@@ -113,7 +116,7 @@ class WorkerProcess:
             self._channel = Channel(ours.dup())
         self._closed = False
         first = {"role": role, "config": dict(config), "drop_privileges": drop_privileges}
-        self._request(first, (), self._limits)
+        self._request(first, (), _STARTUP)  # imports, which are nobody's kernel
 
     @property
     def pid(self) -> int:

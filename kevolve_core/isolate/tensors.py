@@ -115,8 +115,6 @@ def pack_block(tree: Any, *, keep_strides: bool = True) -> Block:
                 "strides": list(tensor.stride()),
                 "lead": lead,
                 "offset": size,
-                "subclass": type(leaf).__name__ if type(leaf) not in _PLAIN_TYPES else "",
-                "device": leaf.device.type,
             }
         )
         copies.append((size, tensor))
@@ -136,9 +134,6 @@ def pack_block(tree: Any, *, keep_strides: bool = True) -> Block:
         os.close(fd)
         raise
     return Block(fd, {"structure": structure, "leaves": entries})
-
-
-_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 
 
 def _plain_scalar(value: Any) -> Any:

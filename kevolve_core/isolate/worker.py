@@ -39,7 +39,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
 def _is_memory_error(error: BaseException) -> bool:
     """Python's, torch's CPU and torch's device allocators each say it in their own way."""
     name, text = type(error).__name__, str(error)
-    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "not enough memory" in text
+    said = "not enough memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or said
 
 
 def main() -> None:

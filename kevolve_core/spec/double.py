@@ -24,22 +24,30 @@ _LOW = (torch.float32, torch.float16, torch.bfloat16)
 
 def _promote(value: Any) -> Any:
     """A lower-precision tensor as float64; everything else as it is."""
-    if isinstance(value, torch.Tensor) and value.dtype in _LOW:
-        return value.double()
-    return value
+    return value.double() if _is_low(value) else value
 
 
 def _is_double(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype is torch.float64
 
 
+def _is_low(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype in _LOW
+
+
+def _is_low_dtype(value: Any) -> bool:
+    return isinstance(value, torch.dtype) and value in _LOW
+
+
 class Promote(TorchDispatchMode):  # type: ignore[misc]
-    """While active, floating arithmetic is float64. ``refused`` collects operators that would not."""
+    """While active, floating arithmetic is float64. ``refused`` collects operators that would not;
+    ``needed`` tells whether anything had to be changed."""
 
     def __init__(self, refused: list[str], lower: torch.dtype) -> None:
         super().__init__()
         self._refused = refused
         self._lower = lower
+        self.needed = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -48,21 +56,30 @@ class Promote(TorchDispatchMode):  # type: ignore[misc]
         mutable = func._schema.is_mutable
         if func is torch.ops.aten.view.dtype:
             raise TypeError(f"{func} reinterprets bits, which differ in float64")
-        args, kwargs = tree_map(lambda v: torch.float64 if v in _LOW else v, (args, kwargs), is_leaf=_leaf)
-        if not mutable and tree_any(_is_double, (args, kwargs)):
+        if tree_any(_is_low_dtype, (args, kwargs), is_leaf=_leaf):
+            self.needed = True
+            args, kwargs = tree_map(
+                lambda v: torch.float64 if _is_low_dtype(v) else v, (args, kwargs), is_leaf=_leaf
+            )
+        if not mutable and tree_any(_is_double, (args, kwargs)) and tree_any(_is_low, (args, kwargs)):
+            self.needed = True
             args, kwargs = tree_map(_promote, (args, kwargs))
         try:
             out = func(*args, **kwargs)
         except (RuntimeError, NotImplementedError) as refusal:
             if mutable or "Double" not in str(refusal):
                 raise
+            self.needed = True
             low = tree_map(lambda v: v.to(self._lower) if _is_double(v) else v, (args, kwargs))
             out = func(*low[0], **low[1])
             if str(func) not in self._refused:
                 self._refused.append(str(func))
             return tree_map(_promote, out)
         # torch.tensor(...) has no dtype argument left to rewrite here.
-        return _promote(out) if func is torch.ops.aten.lift_fresh.default else out
+        if func is torch.ops.aten.lift_fresh.default and _is_low(out):
+            self.needed = True
+            return _promote(out)
+        return out
 
 
 def _leaf(value: Any) -> bool:
@@ -97,11 +114,22 @@ def in_double(
     ``refused`` is filled while running: operators that ran in ``lower``, or the reason why everything did.
     """
 
+    plain = False
+
     def call(*inputs: Any) -> Any:
+        nonlocal plain
+        if plain:
+            with _default_double():
+                return run(*tree_map(_promote, inputs))
         if not (refused and refused[-1].startswith("whole reference")):
             try:
-                with _default_double(), Promote(refused, lower):
-                    return run(*tree_map(_promote, inputs))
+                promote = Promote(refused, lower)
+                with _default_double(), promote:
+                    out = run(*tree_map(_promote, inputs))
+                # Dtypes do not depend on values, so the next call need not be watched; a recurrent layer,
+                # which falls apart into its steps while watched, then runs whole.
+                plain = not promote.needed
+                return out
             except SpecError:
                 raise
             except Exception as error:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kevolve_core.errors import SpecError
 from kevolve_core.kernelspec import Distribution, InputSpec
 from kevolve_core.spec.draw import draw_tensor
 
-__all__ = ["Tape", "recording", "replaying"]
+__all__ = ["Drawing", "Scoped", "Tape", "recording", "replaying"]
 
 Source = Callable[[Distribution, tuple[int, ...], str], torch.Tensor]
 Bound = Mapping[str, Any]
@@ -27,16 +28,19 @@ _NORMAL = Distribution("normal")
 
 
 class Tape(TorchDispatchMode):  # type: ignore[misc]
-    """While active, random operators take their values from ``source(distribution, shape, dtype)``."""
+    """While active, random operators take their values from ``source(distribution, shape, dtype)``.
+    ``operators`` counts all that were seen."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source = source
+        self.operators = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.operators += 1
         name = func._schema.name.removeprefix("aten::")
         if torch.Tag.nondeterministic_seeded not in func.tags and name not in {"random_", "random"}:
             return func(*args, **kwargs)
@@ -79,6 +83,43 @@ def replaying(values: Sequence[torch.Tensor]) -> Tape:
         return value
 
     return Tape(source)
+
+
+class Drawing(TorchFunctionMode):  # type: ignore[misc]
+    """Finds the torch functions that draw random numbers: those that move the global generator, or are given
+    one of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        before = torch.random.get_rng_state()
+        out = func(*args, **kwargs)
+        if kwargs.get("generator") is not None or not torch.equal(before, torch.random.get_rng_state()):
+            self.functions.add(func)
+        return out
+
+
+class Scoped(TorchFunctionMode):  # type: ignore[misc]
+    """Puts ``tape`` around the torch functions that draw, and nothing else: layers that fall apart into many
+    operators while a tape watches run whole."""
+
+    def __init__(self, tape: Tape, functions: set[Any]) -> None:
+        super().__init__()
+        self._tape = tape
+        self._functions = functions
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func not in self._functions:
+            return func(*args, **(kwargs or {}))
+        with self._tape:
+            return func(*args, **(kwargs or {}))
 
 
 def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

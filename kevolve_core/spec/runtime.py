@@ -21,7 +21,7 @@ from kevolve_core.spec.double import double_module, in_double
 from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, takes_special
 from kevolve_core.spec.given import drawn_by_file
 from kevolve_core.spec.importing import filename_of, import_reference, user_code
-from kevolve_core.spec.randomness import recording, replaying
+from kevolve_core.spec.randomness import Drawing, Scoped, recording, replaying
 from kevolve_core.spec.seeding import generator_states, seeded
 
 __all__ = [
@@ -71,6 +71,15 @@ def load_reference(spec: KernelSpec, case: Case, seed: int) -> LoadedReference:
         SpecError: it does not import, construct or run, or draws random numbers that cannot be made inputs;
             names the line of the user's file.
     """
+    plain, args, kwargs = _constructed(spec, case, seed)
+    module = plain if spec.reference.kind == "module" else None
+    found = _random_inputs(spec, case, plain)
+    call = _with_random_inputs(spec, case, plain, found) if found else plain
+    return LoadedReference(call, module, args, kwargs, found, seed=seed, plain=plain)
+
+
+def _constructed(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """(module or function as the user wrote it, positional and keyword arguments of its constructor)."""
     ref = spec.reference
     with seeded(seed):
         namespace = import_reference(spec)
@@ -89,10 +98,14 @@ def load_reference(spec: KernelSpec, case: Case, seed: int) -> LoadedReference:
                     mend="name a class derived from torch.nn.Module, or a function",
                 )
             module.train(spec.mode == "train").requires_grad_(False)
-    plain = module if module is not None else target
-    found = _random_inputs(spec, case, plain)
-    call = _with_random_inputs(spec, case, plain, found) if found else plain
-    return LoadedReference(call, module, args, kwargs, found, seed=seed, plain=plain)
+        elif isinstance(target, type) or not callable(target):
+            raise SpecError(
+                f"'{ref.symbol}' is not a function",
+                got="a class" if isinstance(target, type) else type(target).__name__,
+                where=filename_of(spec),
+                mend="write kind: module for an nn.Module" if isinstance(target, type) else None,
+            )
+    return (target if module is None else module), args, kwargs
 
 
 def _constructor_arguments(
@@ -179,6 +192,10 @@ def variants(spec: KernelSpec, case: Case) -> tuple[str, ...]:
 
 _usable_cache: dict[str, tuple[str, ...]] = {}
 _random_cache: dict[tuple[str, str], tuple[InputSpec, ...]] = {}
+_operators: dict[tuple[str, str], int] = {}
+#: Operators beyond which a reference is not traced: a recurrent layer has tens of thousands when it falls
+#: apart into its steps, and neither runs nor compiles in its own way any more; estimated.
+_TRACEABLE = 2000
 
 
 def _usable(spec: KernelSpec) -> tuple[str, ...]:
@@ -218,7 +235,7 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
     if key in _random_cache:
         return _random_cache[key]
     if plain is None:
-        return load_reference(spec, case, 0).random_inputs
+        plain = _constructed(spec, case, 0)[0]
     _random_cache[key] = ()  # draw_inputs below gives the declared inputs alone
     try:
         inputs = draw_inputs(spec, case, 0)
@@ -229,7 +246,7 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
         before = generator_states()
         with user_code(spec, f"the reference fails on case '{case.name}'"):
             target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
-            with recording(generator(0, case.name, "trial"), found):
+            with recording(generator(0, case.name, "trial"), found) as tape:
                 target(*inputs)
         if (after := generator_states()) != before:
             culprit = next(name for name in before if before[name] != after[name])
@@ -239,16 +256,28 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
                 mend="use torch.rand and its kin, or pass the drawn values as an input",
             )
     _random_cache[key] = tuple(found)
+    _operators[key] = tape.operators
     return _random_cache[key]
 
 
 def _with_random_inputs(
     spec: KernelSpec, case: Case, plain: Callable[..., Any], found: Sequence[InputSpec]
 ) -> Callable[..., Any]:
-    """``plain`` as a graph of ATen operators that takes its random values as arguments, so that every
-    baseline compiler can have it."""
+    """``plain`` with its random values as arguments: as a graph of ATen operators, so that every baseline
+    compiler can have it, or where that would be long, itself with its draws replaced as it runs."""
     inputs = draw_inputs(spec, case, 0)
     split = len(inputs) - len(found)
+    if _operators[spec.fingerprint, case.name] > _TRACEABLE:
+        drawing = Drawing()
+        target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
+        with seeded(0), drawing:
+            target(*inputs[:split])
+
+        def scoped(*values: Any) -> Any:
+            with Scoped(replaying(values[split:]), drawing.functions):
+                return plain(*values[:split])
+
+        return scoped
 
     def replay(*values: Any) -> Any:
         with replaying(values[split:]):

@@ -217,6 +217,8 @@ def _default_symbol(names: Names, name: str, where: str) -> str:
     candidates += [f for f in names.functions if not f.startswith("_") and not f.startswith("get_")]
     if len(candidates) == 1:
         return candidates[0]
+    if not candidates and name in names.others:  # gelu = torch.nn.functional.gelu
+        return name
     raise SpecError(
         "it is not clear which symbol is the reference"
         if candidates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from typing import Any, Protocol
 
 from fsspec.core import url_to_fs
@@ -47,7 +48,7 @@ class FsspecBlobs:
         return digest
 
     def _put_local(self, path: str, data: bytes) -> None:
-        temporary = f"{path}.{os.getpid()}.tmp"
+        temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
         try:
             try:
                 self._fs.pipe_file(temporary, data)

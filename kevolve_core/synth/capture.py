@@ -92,7 +92,9 @@ def capture(
 
 def _mutates(traced: torch.fx.GraphModule) -> bool:
     return any(
-        n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable
+        n.op == "call_function"
+        and isinstance(n.target, torch._ops.OpOverload)
+        and n.target._schema.is_mutable
         for n in traced.graph.nodes
     )
 
@@ -184,7 +186,9 @@ def _capture_error(error: Exception, tracer: _Lines, where: str) -> CaptureError
             where=line or where,
             mend="use torch.where or a mask in place of a Python condition, .item() or boolean indexing",
         )
-    return CaptureError("the reference cannot be captured as an operator graph", got=f"{kind}: {text}", where=line or where)
+    return CaptureError(
+        "the reference cannot be captured as an operator graph", got=f"{kind}: {text}", where=line or where
+    )
 
 
 def _user_line_of(trace: Any) -> str:
@@ -224,7 +228,9 @@ class _Converter:
             )
         if dtype_name(value.dtype) not in _DTYPES:
             raise CaptureError(
-                f"dtype {dtype_name(value.dtype)} has no lowering", got=str(node.target), where=line_of(node) or self.where
+                f"dtype {dtype_name(value.dtype)} has no lowering",
+                got=str(node.target),
+                where=line_of(node) or self.where,
             )
         return TensorType(tuple(value.shape), dtype_name(value.dtype), tuple(value.stride()))
 
@@ -277,7 +283,13 @@ def _converted(
         elif n.op == "get_attr":
             node = _attribute(f"c_{name.strip('_')}", getattr(traced, n.target), key_of)
         elif getattr(n.target, "__name__", "") == "getitem":
-            node = Node(name, "getitem", tuple(convert.argument(a) for a in n.args), type=convert.type_of(n), line=line_of(n))
+            node = Node(
+                name,
+                "getitem",
+                tuple(convert.argument(a) for a in n.args),
+                type=convert.type_of(n),
+                line=line_of(n),
+            )
         else:
             args = tuple(convert.argument(a) for a in n.args)
             kwargs = {k: convert.argument(v) for k, v in n.kwargs.items()}

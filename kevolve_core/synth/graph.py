@@ -1,4 +1,4 @@
-"""The normalised operator graph between capture and lowering: frozen nodes, no torch objects but dtypes' names.
+"""The normalised operator graph between capture and lowering: frozen nodes without torch objects.
 
 `Ref` stands for a node's result in another node's arguments.
 """

@@ -105,17 +105,33 @@ class Indexer:
             high += max(a * c, b * c)
         return low, high
 
+    def bounded(self, e: Expr) -> tuple[int, int] | None:
+        """`bounds` where both ends are known."""
+        if e.dtype != "int64":
+            return None
+        low, high = self.bounds(e)
+        return (low, high) if low > -_UNBOUNDED and high < _UNBOUNDED else None
+
     def _atom_bounds(self, atom: Expr) -> tuple[int, int]:
         if isinstance(atom, Index):
             return 0, self.extents[atom.axis] - 1
         if atom in self.ranges:
             return self.ranges[atom]
-        if isinstance(atom, Op) and atom.name in {"floordiv", "remainder"} and isinstance(atom.args[1], Const):
+        if (
+            isinstance(atom, Op)
+            and atom.name in {"floordiv", "remainder"}
+            and isinstance(atom.args[1], Const)
+        ):
             k = int(atom.args[1].value)
             if atom.name == "remainder":
                 return 0, k - 1
             low, high = self.bounds(atom.args[0])
             return low // k, high // k
+        if isinstance(atom, Op) and atom.dtype == "int64" and atom.name in {"min", "max", "where"}:
+            (a, b), (c, d) = (self.bounds(e) for e in atom.args[-2:])
+            if atom.name == "where":
+                return min(a, c), max(b, d)
+            return (min(a, c), min(b, d)) if atom.name == "min" else (max(a, c), max(b, d))
         return -_UNBOUNDED, _UNBOUNDED
 
     def add(self, a: Expr, b: Expr) -> Expr:
@@ -235,6 +251,10 @@ class Indexer:
             if name in {"floordiv", "remainder"} and isinstance(args[1], Const) and int(args[1].value) > 0:
                 k = int(args[1].value)
                 return self.floordiv(args[0], k) if name == "floordiv" else self.remainder(args[0], k)
+        if name in {"lt", "ge"} and args[0].dtype == "int64" and isinstance(args[1], Const):
+            return self.compare(name, args[0], int(args[1].value))
+        if name == "where" and isinstance(args[0], Const):
+            return args[1] if args[0].value else args[2]
         return Op(name, args, dtype)
 
     def compare(self, name: str, e: Expr, bound: int) -> Expr:

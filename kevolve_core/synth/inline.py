@@ -90,8 +90,8 @@ class Inliner:
             name = self.name(d.name)
             self.body.append(Let(name, value))
             out = Var(name, value.dtype)
-            if value in self.ix.ranges:
-                self.ix.ranges[out] = self.ix.ranges[value]
+            if (known := self.ix.bounded(value)) is not None:
+                self.ix.ranges[out] = known
         self._memo[key] = out
         return out
 

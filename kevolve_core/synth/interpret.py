@@ -35,7 +35,9 @@ from kevolve_core.ir import (
 __all__ = ["run_program"]
 
 
-def run_program(program: Program, inputs: Sequence[Any], params: Mapping[str, torch.Tensor] | None = None) -> Any:
+def run_program(
+    program: Program, inputs: Sequence[Any], params: Mapping[str, torch.Tensor] | None = None
+) -> Any:
     """The reference's result as ``program`` computes it.
 
     Args:
@@ -91,7 +93,9 @@ class _Memory:
 def _storage(value: torch.Tensor, b: Buffer) -> torch.Tensor:
     """The elements of ``value`` laid out as its buffer declares."""
     if tuple(value.shape) != b.shape:
-        raise UnsupportedError(f"argument {b.name} has another shape", got=tuple(value.shape), mend=str(b.shape))
+        raise UnsupportedError(
+            f"argument {b.name} has another shape", got=tuple(value.shape), mend=str(b.shape)
+        )
     if b.strides is None:
         return value.detach().contiguous().reshape(-1)
     flat = _poisoned(_extent(b), b.dtype)
@@ -107,7 +111,11 @@ def _poisoned(n: int, dtype: str) -> torch.Tensor:
     kind = _dtype(dtype)
     if kind.is_floating_point:
         return torch.full((n,), math.nan, dtype=kind)
-    return torch.ones(n, dtype=kind) if kind == torch.bool else torch.full((n,), torch.iinfo(kind).max, dtype=kind)
+    return (
+        torch.ones(n, dtype=kind)
+        if kind == torch.bool
+        else torch.full((n,), torch.iinfo(kind).max, dtype=kind)
+    )
 
 
 def _call(step: LibraryCall, memory: _Memory) -> None:
@@ -217,7 +225,11 @@ class _Nest:
         }
         out = run[s.combiner](x)
         if s.exclusive:
-            first = torch.zeros_like(out.narrow(d, 0, 1)) if s.combiner == "sum" else torch.ones_like(out.narrow(d, 0, 1))
+            first = (
+                torch.zeros_like(out.narrow(d, 0, 1))
+                if s.combiner == "sum"
+                else torch.ones_like(out.narrow(d, 0, 1))
+            )
             out = torch.cat([first, out.narrow(d, 0, out.shape[d] - 1)], d)
         out = out.flip(d) if s.reverse else out
         assert isinstance(out, torch.Tensor)
@@ -265,7 +277,9 @@ class _Nest:
         if (found := self.memo.get(e)) is None:
             found = self._evaluate(e)
             if found.dtype != _dtype(e.dtype):
-                raise UnsupportedError("an expression's value has another dtype than it declares", got=str(e)[:200])
+                raise UnsupportedError(
+                    "an expression's value has another dtype than it declares", got=str(e)[:200]
+                )
             self.memo[e] = found
         return found
 
@@ -304,12 +318,69 @@ def _floordiv(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 _OPS: dict[str, Callable[..., torch.Tensor]] = {
     **{
         name: getattr(torch, name)
-        for name in (
-            "add sub mul div remainder fmod pow atan2 copysign hypot neg abs sign reciprocal sqrt rsqrt exp exp2 expm1 "
-            "log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc lgamma sigmoid "
-            "relu floor ceil round trunc isnan isinf eq ne lt le gt ge logical_and logical_or logical_xor logical_not "
-            "bitwise_and bitwise_or bitwise_xor bitwise_not where"
-        ).split()
+        for name in [
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "remainder",
+            "fmod",
+            "pow",
+            "atan2",
+            "copysign",
+            "hypot",
+            "neg",
+            "abs",
+            "sign",
+            "reciprocal",
+            "sqrt",
+            "rsqrt",
+            "exp",
+            "exp2",
+            "expm1",
+            "log",
+            "log2",
+            "log10",
+            "log1p",
+            "sin",
+            "cos",
+            "tan",
+            "asin",
+            "acos",
+            "atan",
+            "sinh",
+            "cosh",
+            "tanh",
+            "asinh",
+            "acosh",
+            "atanh",
+            "erf",
+            "erfc",
+            "lgamma",
+            "sigmoid",
+            "relu",
+            "floor",
+            "ceil",
+            "round",
+            "trunc",
+            "isnan",
+            "isinf",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "logical_and",
+            "logical_or",
+            "logical_xor",
+            "logical_not",
+            "bitwise_and",
+            "bitwise_or",
+            "bitwise_xor",
+            "bitwise_not",
+            "where",
+        ]
     },
     "min": torch.minimum,
     "max": torch.maximum,

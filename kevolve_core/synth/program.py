@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import (
@@ -23,12 +23,12 @@ from kevolve_core.ir import (
     affine,
     walk,
 )
-from kevolve_core.synth.fuse import Fusion, Group
+from kevolve_core.synth.fuse import Fusion, Group, operand_bases
 from kevolve_core.synth.graph import Graph
-from kevolve_core.synth.index import linear
 from kevolve_core.synth.inline import LEAVES
+from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
-from kevolve_core.synth.nests import Layout, NestBuilder
+from kevolve_core.synth.nests import NestBuilder
 from kevolve_core.synth.rows import split_large, split_rows
 
 __all__ = ["Partition", "Synthesised", "synthesise"]
@@ -51,14 +51,13 @@ class Partition:
 
 @frozen(eq=False)
 class Synthesised:
-    """A program and what could have been cut otherwise: ``edges`` that were fused, ``shared`` definitions that
-    are computed in more than one step, and the operators that only the library knows."""
+    """A program and what could have been cut otherwise: ``edges`` that were fused, ``shared`` definitions
+    that are computed in more than one step, and the operators that only the library knows."""
 
     program: Program
     edges: tuple[tuple[str, str], ...]
     shared: tuple[str, ...]
     opaque: tuple[str, ...] = ()
-    accesses: Mapping[str, Any] = field(factory=dict)
 
 
 def synthesise(graph: Graph, case: str = "", partition: Partition | None = None) -> Synthesised:
@@ -92,7 +91,9 @@ class _Assembler:
                 self._fix_operands(d)
         required |= self._library_bases()
         self.search_rows = {d.row for d in lowering.defs.values() if d.kind == "search"}
-        required |= {n for n in self.partition.stored if n in lowering.defs and lowering.defs[n].kind == "point"}
+        required |= {
+            n for n in self.partition.stored if n in lowering.defs and lowering.defs[n].kind == "point"
+        }
         fusion = self._fused(required)
         groups = fusion.groups()
         self._decide_memory(fusion, groups)
@@ -120,7 +121,9 @@ class _Assembler:
         defs = self.lowering.defs
         if found is not None:
             d = defs[found[0]]
-            if d.kind == "library" or d.kind in {"reduce", "scan", "search", "point"} and d.size == _size(v.shape):
+            if d.kind == "library" or (
+                d.kind in {"reduce", "scan", "search", "point"} and d.size == _size(v.shape)
+            ):
                 return d.name, v
         self.lowering.node = None
         name = f"out{k}"
@@ -164,8 +167,6 @@ class _Assembler:
         return self.lowering.whole(name)
 
     def _library_bases(self) -> set[str]:
-        from kevolve_core.synth.fuse import operand_bases
-
         found: set[str] = set()
         for d in self.lowering.defs.values():
             if d.call is not None:
@@ -175,10 +176,9 @@ class _Assembler:
     def _fused(self, required: set[str]) -> Fusion:
         defs, ix = self.lowering.defs, self.lowering.ix
         needed = {n for n in required if defs[n].kind not in {"input", "param", "constant"}}
-        live = self._live(needed)
+        live = self._live()
         rows = {n for n in self.search_rows & live if defs[n].kind not in LEAVES}
-        wanted = {n for n in needed & live if n in live} | rows
-        roots = {n for n in wanted if n in live}
+        roots = (needed & live) | rows
         while True:
             fusion = Fusion(dict(self.lowering.defs), ix, roots, self.partition.apart)
             fusion.analyse()
@@ -187,10 +187,8 @@ class _Assembler:
                 continue
             return fusion
 
-    def _live(self, needed: Iterable[str]) -> set[str]:
+    def _live(self) -> set[str]:
         """Definitions that outputs depend on: operands of dead library calls must not keep anything."""
-        from kevolve_core.synth.fuse import operand_bases
-
         defs = self.lowering.defs
         live: set[str] = set()
         stack = list(self.outputs)
@@ -207,7 +205,6 @@ class _Assembler:
             for e in (d.value, *d.row_index):
                 if e is not None:
                     stack.extend(n.buffer for n in walk(e) if isinstance(n, Load))
-        del needed
         return live
 
     def _decide_memory(self, fusion: Fusion, groups: Sequence[Group]) -> None:
@@ -231,7 +228,7 @@ class _Assembler:
         return tuple(
             n
             for n, count in readers.items()
-            if count > 1 and fusion.defs[n].kind == "point" and n not in self.memory and n in self._live(())
+            if count > 1 and fusion.defs[n].kind == "point" and n not in self.memory and n in self._live()
         )
 
     # --- buffers --------------------------------------------------------------------------------------------
@@ -240,7 +237,13 @@ class _Assembler:
         """The buffer of definition ``name``."""
         if name not in self.layouts:
             d = self.fusion.defs[name]
-            role = d.kind if d.kind in {"input", "param", "constant"} else "output" if name in self.outputs else "temp"
+            role = (
+                d.kind
+                if d.kind in {"input", "param", "constant"}
+                else "output"
+                if name in self.outputs
+                else "temp"
+            )
             self.layouts[name] = Layout.of(
                 self._buffer_name(d), d.shape, d.strides, d.dtype, role, name in self.search_rows,
                 source=d.source, data=d.data,
@@ -265,7 +268,9 @@ class _Assembler:
         used = {n for s in steps for n in _touched(s)}
         order = sorted(self.layouts.values(), key=lambda x: list(_ROLES).index(x.buffer.role))
         return {
-            x.buffer.name: x.buffer for x in order if x.buffer.role in {"input", "param", "output"} or x.buffer.name in used
+            x.buffer.name: x.buffer
+            for x in order
+            if x.buffer.role in {"input", "param", "output"} or x.buffer.name in used
         }
 
     def _output_ref(self, base: str, v: Value) -> OutputRef:
@@ -307,7 +312,7 @@ class _Assembler:
                 continue
             if k in inside:
                 call = self._call(fusion, groups[inside[k]])
-                nest = builder.build(group, keep_first=call.output)
+                nest = builder.build(group, keep_first=True)
                 if self._tiles(call, nest):
                     steps.append(evolve(call, epilogue=nest))
                 else:
@@ -324,7 +329,10 @@ class _Assembler:
                 continue
             name = group.members[0]
             readers = [
-                j for j, g in enumerate(groups) for n in g.members if any(a.name == name for a in fusion.accesses[n])
+                j
+                for j, g in enumerate(groups)
+                for n in g.members
+                if any(a.name == name for a in fusion.accesses[n])
             ]
             if len(set(readers)) == 1 and not groups[readers[0]].library and readers[0] not in found.values():
                 found[k] = readers[0]
@@ -422,6 +430,3 @@ def _touched(step: Step) -> frozenset[str]:
         return step.reads() | frozenset(step.writes())
     found = {o.buffer for o in step.operands} | {step.output} | {n for n in step.outputs if n}
     return frozenset(found) | (_touched(step.epilogue) if step.epilogue is not None else frozenset())
-
-
-_ = linear

@@ -86,13 +86,13 @@ def split_large(lowering: Lowering, fusion: Fusion) -> bool:
 
 
 def _leading(fusion: Fusion, consumed: Sequence[str]) -> list[str] | None:
-    """The slowest of ``consumed``, split if need be, with 16 to `PARTS` points; None where none divides so."""
+    """The slowest of ``consumed``, split if need be, with 16 to `PARTS` points; or None."""
     extents = fusion.ix.extents
     best: tuple[int, int, int] | None = None
     base = 1
     for i, axis in enumerate(consumed):
         for d in range(1, min(extents[axis], PARTS // base) + 1):
-            if extents[axis] % d == 0 and 16 <= base * d and (best is None or base * d > best[0]):
+            if extents[axis] % d == 0 and base * d >= 16 and (best is None or base * d > best[0]):
                 best = (base * d, i, d)
         base *= extents[axis]
         if base > PARTS:
@@ -146,7 +146,10 @@ def _split(lowering: Lowering, fusion: Fusion, d: Def, kept: Sequence[str], suff
     index = (*(Index(a) for a in free), *(again[a] for a in kept))
     axes = tuple(ix.substitute(a, by) for a in d.axes)
     changed = evolve(
-        d, axes=axes, value=Load(part.name, tuple(index), result), raxes=tuple(_axis(e) for e in again.values())
+        d,
+        axes=axes,
+        value=Load(part.name, tuple(index), result),
+        raxes=tuple(_axis(e) for e in again.values()),
     )
     _insert(lowering, d.name, [part], _simple(lowering, changed))
     if kind == "point":
@@ -166,7 +169,9 @@ def _simple(lowering: Lowering, d: Def) -> Def:
         _, terms = linear(own)
         for atom, c in terms.items():
             assert isinstance(atom, Index)
-            by[atom.axis] = lowering.ix.remainder(lowering.ix.floordiv(axis, c), lowering.ix.extents[atom.axis])
+            by[atom.axis] = lowering.ix.remainder(
+                lowering.ix.floordiv(axis, c), lowering.ix.extents[atom.axis]
+            )
     if not by:
         return d
     assert d.value is not None
@@ -230,4 +235,3 @@ def cast_const(value: int, dtype: str) -> Const:
     e = cast(Const(value, "int64"), dtype)
     assert isinstance(e, Const)
     return e
-

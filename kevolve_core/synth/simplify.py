@@ -73,9 +73,15 @@ def identities(graph: Graph) -> Graph:
     for n in graph.nodes:
         first = n.args[0] if n.args else None
         same = isinstance(first, Ref) and _same(types[first.name], n.type)
-        if isinstance(first, Ref) and same and (n.op in _IDENTITIES or n.op in {"aten.clone.default", _TO_COPY}):
-            by[n.name] = first.name
-        elif isinstance(first, Ref) and same and n.op in {"aten.view.default", "aten.reshape.default", "aten.expand.default"}:
+        if (
+            isinstance(first, Ref)
+            and same
+            and (n.op in _IDENTITIES or n.op in {"aten.clone.default", _TO_COPY})
+        ) or (
+            isinstance(first, Ref)
+            and same
+            and n.op in {"aten.view.default", "aten.reshape.default", "aten.expand.default"}
+        ):
             by[n.name] = first.name
         else:
             kept.append(n)
@@ -83,11 +89,13 @@ def identities(graph: Graph) -> Graph:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return isinstance(a, TensorType) and isinstance(b, TensorType) and (a.shape, a.dtype) == (b.shape, b.dtype)
+    return (
+        isinstance(a, TensorType) and isinstance(b, TensorType) and (a.shape, a.dtype) == (b.shape, b.dtype)
+    )
 
 
 def casts(graph: Graph) -> Graph:
-    """A conversion of an exactly widened value converts the narrow value: ``f16 -> f32 -> f16`` is nothing."""
+    """A conversion of an exactly widened value converts the narrow one: f16 -> f32 -> f16 is nothing."""
     nodes = {n.name: n for n in graph.nodes}
     out: list[Node] = []
     by: dict[str, str] = {}
@@ -100,7 +108,9 @@ def casts(graph: Graph) -> Graph:
                 if n.tensor.dtype == narrow:
                     by[n.name] = outer.name
                     continue
-                n = Node(n.name, n.op, (Ref(outer.name),), {"dtype": Dtype(n.tensor.dtype)}, n.type, line=n.line)
+                n = Node(
+                    n.name, n.op, (Ref(outer.name),), {"dtype": Dtype(n.tensor.dtype)}, n.type, line=n.line
+                )
         out.append(n)
         nodes[n.name] = n
     return graph.replaced(by, tuple(out))

@@ -42,8 +42,8 @@ def processes() -> Iterator[ForkServerContext]:
         yield context
 
 
-def start(processes: ForkServerContext, run: Path, policy: str) -> ForkServerProcess:
-    process = processes.Process(target=sitting, args=(str(run), str(run) + ".log", policy))
+def start(processes: ForkServerContext, run: Path, policy: str, slowness: float = 1.0) -> ForkServerProcess:
+    process = processes.Process(target=sitting, args=(str(run), str(run) + ".log", policy, slowness))
     process.start()
     return process
 
@@ -89,11 +89,12 @@ class Disturbed:
         self.settled: list[int] = []
 
     def kill(self, *, after: float = 0.0, once: Callable[[RunStore], bool] | None = None) -> None:
-        """Kill a sitting ``after`` seconds, counted from its start or from when ``once`` holds."""
-        process = start(self._processes, self._run, self._policy)
+        """Kill a sitting ``after`` seconds, or once ``once`` holds: then it is slow enough to be caught."""
+        process = start(self._processes, self._run, self._policy, 1.0 if once is None else 8.0)
         if once is not None:
             self._await(process, once)
-        process.join(after)
+        else:
+            process.join(after)
         process.kill()
         process.join()
         if (self._run / "run.sqlite").exists():
@@ -140,7 +141,11 @@ def undisturbed(
     processes: ForkServerContext, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, RunResult]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    return {name: finish(processes, folder / name, name) for name in ("greedy", "evolutionary")}
+    results = {name: finish(processes, folder / name, name) for name in ("greedy", "evolutionary")}
+    for name in results:
+        with RunStore.open_readonly(folder / name) as store:
+            assert len(store.evaluation_rows("confirm")) > 1, "the first confirmation should fail"
+    return results
 
 
 @pytest.mark.slow
@@ -175,16 +180,21 @@ def test_a_run_killed_while_it_finishes_ends_as_if_undisturbed(
     phase: str, processes: ForkServerContext, undisturbed: dict[str, RunResult], tmp_path: Path
 ) -> None:
     run = Disturbed(processes, tmp_path / "run", "greedy")
-    for number in range(2):
-        run.kill(after=0.01 * number, once=lambda store: store.info().phase == phase)
-    assert phase in run.phases
+    for count in range(3):
+        run.kill(once=lambda store, count=count: _under_way(store, phase, count))
+    assert run.phases == [phase] * 3
     run.finish_and_check(undisturbed["greedy"])
 
 
-def test_the_undisturbed_runs_exercise_faults_duplicates_and_failed_confirmations(
+def _under_way(store: RunStore, phase: str, count: int) -> bool:
+    return store.info().phase == phase and len(store.evaluation_rows(phase)) >= count
+
+
+def test_the_undisturbed_runs_exercise_faults_and_failures(
     undisturbed: dict[str, RunResult],
 ) -> None:
     points = [point for result in undisturbed.values() for point in result.trajectory]
     assert any(point.candidate_id is None for point in points)
+    assert all(result.duplicates > 0 for result in undisturbed.values())
     assert {"accepted", "compile_error", "wrong_result"} <= set(undisturbed["greedy"].counts)
     assert all(result.best is not None and result.confirmed for result in undisturbed.values())

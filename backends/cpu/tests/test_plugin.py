@@ -9,10 +9,12 @@ import pytest
 
 from kevolve_core.errors import ConfigError
 from kevolve_core.model import Device
+from kevolve_core.registry import Registry
+from kevolve_cpu import plugin
 from kevolve_cpu.facts import caches
 from kevolve_cpu.isa import arch_of, extensions_of
 from kevolve_cpu.peaks import cached_peaks, measure_peaks
-from kevolve_cpu.plugin import MANIFEST, CpuBackend, kevolve_register
+from kevolve_cpu.plugin import MANIFEST, CpuBackend
 from kevolve_cpu.settings import Settings, available_cpus
 from kevolve_cpu.standalone import loader_source
 from kevolve_cpu.toolchain import BASE_FLAGS
@@ -39,15 +41,11 @@ def test_probing_imports_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_registering_adds_one_backend() -> None:
-    added = []
-
-    class Registry:
-        def add_backend(self, manifest: object, factory: object) -> None:
-            added.append((manifest, factory))
-
-    kevolve_register(Registry())
-    assert [(MANIFEST, CpuBackend)] == added
+def test_registering_adds_the_backend() -> None:
+    registry = Registry()
+    registry.register(plugin, name="cpu", options={"threads": 3})
+    backend = registry.backend("cpu")
+    assert (backend.manifest.name, backend.manifest.worker_environment["OMP_NUM_THREADS"]) == ("cpu", "3")
 
 
 def test_the_options_schema_is_a_schema() -> None:

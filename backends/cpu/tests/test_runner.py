@@ -190,6 +190,20 @@ def test_static_variables_do_not_reach_the_next_load(candidate: Make, load: Load
     assert seen == [2, 2]
 
 
+def test_a_library_that_stays_mapped_is_not_taken_for_the_next_one(
+    candidate: Make, load: Load, runner: CpuRunner
+) -> None:
+    pinned = """#include <cstdint>
+        struct Pin {{ ~Pin() {{}} int x; }};
+        thread_local Pin pin;
+        extern "C" void scale(const float*, float* y, int64_t, float) {{ pin.x = 1; y[0] = {value}; }}"""
+    seen = []
+    for value in (1, 2):
+        seen.append(load(candidate(cpp=pinned.format(value=value))).scale(torch.zeros(1)).item())
+        runner.reset()
+    assert seen == [1, 2]
+
+
 def test_reset_forgets_the_candidates_modules(candidate: Make, load: Load, runner: CpuRunner) -> None:
     load(candidate(py="import helper_of_candidate", more={"helper_of_candidate.py": "x = 1"}))
     runner.reset()
@@ -223,21 +237,16 @@ def test_a_closed_runner_says_so(tmp_path: Path) -> None:
         CpuRunner(1, 1 << 20).load(artifact, tmp_path)
 
 
-def test_one_openmp_runtime_is_mapped(
-    candidate: Make, build: Callable[[Candidate], Artifact], tmp_path: Path
-) -> None:
+def test_one_openmp_runtime_is_mapped(candidate: Make, build: Callable[[Candidate], Artifact]) -> None:
     library = build(candidate()).binaries["kernel.cpp"]
     program = (
         "import ctypes, sys, torch\n"
         "from kevolve_cpu.native import LibraryLoader\n"
-        "from pathlib import Path\n"
-        "scale = LibraryLoader({'k.cpp': sys.argv[1]}, Path(sys.argv[2]))('k.cpp', {'scale': 'pplf'}).scale\n"
+        "scale = LibraryLoader({'k.cpp': sys.argv[1]})('k.cpp', {'scale': 'pplf'}).scale\n"
         "x = torch.ones(1 << 20); y = torch.empty_like(x); scale(x.data_ptr(), y.data_ptr(), 9, 2.0)\n"
         "files = {l.split()[-1] for l in open('/proc/self/maps')}\n"
         "print(*sorted(f for f in files if 'omp' in f.rpartition('/')[2]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, library, str(tmp_path)], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, library], capture_output=True, text=True)
     runtimes = [Path(p).name for p in done.stdout.split()]
     assert (runtimes, "/torch/lib/" in done.stdout) == (["libgomp.so.1"], True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from attrs import evolve, field, frozen
 from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND, elementwise_dtypes
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Const, Expr, Index, Load, Op
+from kevolve_core.ir import Const, Expr, Index, Load, Op, walk
 from kevolve_core.synth.graph import Node
 from kevolve_core.synth.index import ZERO, Indexer
 
@@ -47,7 +47,7 @@ class Def:
         kind: ``input``, ``param``, ``constant`` (leaves); ``point``, ``reduce``, ``scan``, ``search``;
             ``library`` (result ``result`` of ``call``).
         axes: its own index, one expression a dimension: an axis, or 0 where the extent is 1.
-        value: the element, over ``axes`` (and ``raxes``); loads name other definitions by their logical index.
+        value: the element, over ``axes`` (and ``raxes``); loads name definitions and their logical index.
         raxes: axes consumed by a reduction; for a scan the one it runs along (which is also among ``axes``).
         node: the graph node it belongs to.
     """
@@ -152,7 +152,9 @@ class Lowering:
         while name in self.defs:
             n += 1
             name = f"{definition.name}_{n}"
-        label = self.node.op.split(".")[1] if self.node is not None and "." in self.node.op else definition.kind
+        label = (
+            self.node.op.split(".")[1] if self.node is not None and "." in self.node.op else definition.kind
+        )
         self.defs[name] = evolve(
             definition, name=name, node=self.node.name if self.node else name, label=definition.label or label
         )
@@ -184,7 +186,7 @@ class Lowering:
         accumulate: str = "",
         suffix: str = "",
     ) -> Value:
-        """``combiner`` of ``x`` over ``dims`` (non-negative; all where empty), accumulated in ``accumulate``."""
+        """``combiner`` of ``x`` over ``dims`` (all where empty), accumulated in ``accumulate``."""
         over = sorted(set(dims)) if len(dims) else list(range(len(x.shape)))
         inside: list[Expr] = []
         outside: list[Expr] = []
@@ -199,9 +201,7 @@ class Lowering:
                     outside.append(ZERO)
             else:
                 outside.append(e)
-        shape = tuple(
-            1 if d in over else n for d, n in enumerate(x.shape) if keepdim or d not in over
-        )
+        shape = tuple(1 if d in over else n for d, n in enumerate(x.shape) if keepdim or d not in over)
         value = x.at(inside)
         accumulate = accumulate or dtype
         if combiner in {"sum", "prod"}:
@@ -209,23 +209,60 @@ class Lowering:
         if combiner in {"any", "all"}:
             value = cast(value, "bool")
         if not raxes:  # one element: no loop
-            value = integer_zero() if combiner in {"argmax", "argmin"} else value
-            return self.add(Def(self._name(suffix), shape, dtype, "point", tuple(outside), cast(value, dtype)))
+            value = ZERO if combiner in {"argmax", "argmin"} else value
+            return self.add(
+                Def(self._name(suffix), shape, dtype, "point", tuple(outside), cast(value, dtype))
+            )
         return self.add(
-            Def(self._name(suffix), shape, dtype, "reduce", tuple(outside), value, tuple(raxes), combiner, accumulate)
+            Def(
+                self._name(suffix),
+                shape,
+                dtype,
+                "reduce",
+                tuple(outside),
+                value,
+                tuple(raxes),
+                combiner,
+                accumulate,
+            )
         )
 
-    def search(self, rows: Value, value: Loader, shape: Sequence[int], row_index: Loader, right: bool, dtype: str) -> Value:
+    def search(
+        self,
+        rows: Value,
+        value: Loader,
+        shape: Sequence[int],
+        row_index: Callable[[tuple[Expr, ...]], tuple[Expr, ...]],
+        right: bool,
+        dtype: str,
+    ) -> Value:
         """Insertion positions of ``value(index)`` in the row of ``rows`` at ``row_index(index)``."""
-        name = rows.definition or self.materialised(rows, "rows").definition
+        name, place = self._row(rows)
         axes = self.own_axes(shape)
         found = self.add(
             Def(
                 self._name("found"), tuple(shape), "int64", "search", axes, value(axes),
-                right=right, row=name, row_index=row_index(axes),
+                right=right, row=name, row_index=place(row_index(axes)),
             )
         )  # fmt: skip
         return found if dtype == "int64" else self.point(shape, dtype, found.at)
+
+    def _row(self, rows: Value) -> tuple[str, Callable[[tuple[Expr, ...]], tuple[Expr, ...]]]:
+        """The definition that ``rows`` lie in, and its row of a row of theirs; a copy where they are no
+        rows of any definition."""
+        probe = self.own_axes(rows.shape)
+        load = rows.at(probe)
+        if isinstance(load, Load) and load.mask is None and load.index and load.index[-1] == probe[-1]:
+            inner = load.index[:-1]
+            whole = self.defs[load.buffer].shape[-1] == rows.shape[-1]
+            if whole and not any(probe[-1] in set(walk(e)) for e in inner):
+
+                def place(index: tuple[Expr, ...]) -> tuple[Expr, ...]:
+                    by = {a.axis: e for a, e in zip(probe[:-1], index, strict=True) if isinstance(a, Index)}
+                    return tuple(self.ix.substitute(e, by) for e in inner)
+
+                return load.buffer, place
+        return self.point(rows.shape, rows.dtype, rows.at, "rows").definition, lambda index: index
 
     def materialised(self, x: Value, suffix: str = "copy") -> Value:
         """``x`` as a definition of its own."""
@@ -243,7 +280,14 @@ class Lowering:
             strides = t.strides
             name = node.name if len(types) == 1 else f"{node.name}_{i}"
             d = Def(
-                name, t.shape, t.dtype, "library", self.own_axes(t.shape), strides=strides, call=call, result=i
+                name,
+                t.shape,
+                t.dtype,
+                "library",
+                self.own_axes(t.shape),
+                strides=strides,
+                call=call,
+                result=i,
             )
             found.append(self.add(d))
         return tuple(found) if isinstance(node.type, tuple) else found[0]  # type: ignore[return-value]
@@ -254,7 +298,9 @@ class Lowering:
         constant = cast(Const(fill, "float64" if isinstance(fill, float) else "int64"), dtype)
         return Value(tuple(shape), dtype, lambda _: constant)
 
-    def view(self, x: Value, shape: Sequence[int], index: Callable[[tuple[Expr, ...]], Sequence[Expr]]) -> Value:
+    def view(
+        self, x: Value, shape: Sequence[int], index: Callable[[tuple[Expr, ...]], Sequence[Expr]]
+    ) -> Value:
         """``x`` seen through an index map from ``shape`` to its own."""
         return Value(tuple(shape), x.dtype, lambda i: x.at(tuple(index(i))))
 
@@ -295,11 +341,8 @@ class Lowering:
         )
 
 
-def integer_zero() -> Expr:
-    return ZERO
-
-
 Rule = Callable[..., Any]
+R = TypeVar("R", bound=Rule)
 
 
 class Table(dict[str, Rule]):
@@ -310,10 +353,10 @@ class Table(dict[str, Rule]):
 TABLE = Table()
 
 
-def lowers(*ops: str) -> Callable[[Rule], Rule]:
+def lowers(*ops: str) -> Callable[[R], R]:
     """Register a lowering for ``ops``, written ``add.Tensor`` (of the ``aten`` namespace)."""
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: R) -> R:
         for op in ops:
             TABLE[f"aten.{op}"] = rule
         return rule

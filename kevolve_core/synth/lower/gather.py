@@ -137,5 +137,7 @@ def _one_hot(lowering: Lowering, x: Value, classes: int = -1) -> Value:
     assert node is not None
     wide_ = _unsqueeze(lowering, x, -1)
     return lowering.point(
-        node.tensor.shape, "int64", lambda i: cast(test("eq", cast(wide_.broadcast((*i[:-1], ZERO)), "int64"), i[-1]), "int64")
+        node.tensor.shape,
+        "int64",
+        lambda i: cast(test("eq", cast(wide_.broadcast((*i[:-1], ZERO)), "int64"), i[-1]), "int64"),
     )

@@ -77,7 +77,11 @@ def opaque(lowering: Lowering, node: Node, args: Sequence[Any], kwargs: dict[str
         raise lowering.unsupported("this operator has no lowering and is not in PyTorch's library")
     _, packet, overload = node.op.split(".")
     schema = getattr(getattr(torch.ops.aten, packet), overload)._schema
-    if schema.is_mutable or not node.type or node.op.startswith(("aten.rand", "aten.bernoulli", "aten.normal")):
+    if (
+        schema.is_mutable
+        or not node.type
+        or node.op.startswith(("aten.rand", "aten.bernoulli", "aten.normal"))
+    ):
         raise lowering.unsupported("this operator mutates, draws random numbers or returns no tensor")
     named = {a.name: v for a, v in zip(schema.arguments, args, strict=False)}
     named.update(kwargs)
@@ -88,7 +92,7 @@ def opaque(lowering: Lowering, node: Node, args: Sequence[Any], kwargs: dict[str
 
 
 def _plainly_equal(default: Any, value: Any) -> bool:
-    if isinstance(value, Value) or isinstance(default, float) and math.isnan(default):
+    if isinstance(value, Value) or (isinstance(default, float) and math.isnan(default)):
         return False
     if isinstance(value, (list, tuple)):
         return isinstance(default, (list, tuple)) and list(default) == list(value)

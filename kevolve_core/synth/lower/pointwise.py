@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from kevolve_core.ir import Const, Expr, Op
 from kevolve_core.synth.lower.core import Lowering, Number, Value, cast, lowers
 
@@ -40,7 +42,8 @@ def _register(names: str, make: Callable[..., Expr], kind: str) -> None:
     lowers(*names.split())(rule)
 
 
-for _name in ("sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin",
+for _name in ("sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan",
+              "asin",
               "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma",
               "reciprocal", "sigmoid"):  # fmt: skip
     _register(f"{_name}.default", partial(op, _name), "INT_TO_FLOAT")
@@ -58,8 +61,12 @@ _register("maximum.default", partial(op, "max"), "DEFAULT")
 _register("minimum.default", partial(op, "min"), "DEFAULT")
 _register("mul.Tensor mul.Scalar", partial(op, "mul"), "DEFAULT")
 _register("bitwise_not.default", partial(op, "bitwise_not"), "DEFAULT")
-_register("bitwise_left_shift.Tensor __lshift__.Tensor __lshift__.Scalar", partial(op, "shift_left"), "DEFAULT")
-_register("bitwise_right_shift.Tensor __rshift__.Tensor __rshift__.Scalar", partial(op, "shift_right"), "DEFAULT")
+_register(
+    "bitwise_left_shift.Tensor __lshift__.Tensor __lshift__.Scalar", partial(op, "shift_left"), "DEFAULT"
+)
+_register(
+    "bitwise_right_shift.Tensor __rshift__.Tensor __rshift__.Scalar", partial(op, "shift_right"), "DEFAULT"
+)
 _register(
     "pow.Tensor_Tensor pow.Scalar",
     partial(op, "pow"),
@@ -81,8 +88,12 @@ def _logical(name: str) -> Callable[..., Expr]:
 
 for _name in ("logical_and", "logical_or", "logical_xor", "logical_not"):
     _register(f"{_name}.default", _logical(_name), "ALWAYS_BOOL")
-_register("isnan.default", lambda x: test("isnan", x) if x.dtype in FLOATS else Const(False, "bool"), "ALWAYS_BOOL")
-_register("isinf.default", lambda x: test("isinf", x) if x.dtype in FLOATS else Const(False, "bool"), "ALWAYS_BOOL")
+_register(
+    "isnan.default", lambda x: test("isnan", x) if x.dtype in FLOATS else Const(False, "bool"), "ALWAYS_BOOL"
+)
+_register(
+    "isinf.default", lambda x: test("isinf", x) if x.dtype in FLOATS else Const(False, "bool"), "ALWAYS_BOOL"
+)
 _register("signbit.default", lambda x: test("lt", op("copysign", const(1, x), x), const(0, x)), "ALWAYS_BOOL")
 
 
@@ -102,11 +113,13 @@ def _add(lowering: Lowering, a: Value, b: Value | Number, *rest: Any, alpha: Num
 
 @lowers("rsub.Tensor", "rsub.Scalar")
 def _rsub(lowering: Lowering, a: Value, b: Value | Number, alpha: Number = 1) -> Value:
-    return lowering.pointwise(lambda x, y: op("sub", y, op("mul", x, const(alpha, x)) if alpha != 1 else x), a, b)
+    return lowering.pointwise(
+        lambda x, y: op("sub", y, op("mul", x, const(alpha, x)) if alpha != 1 else x), a, b
+    )
 
 
-@lowers("div.Tensor", "div.Scalar", "true_divide.Tensor", "div.Tensor_mode", "div.Scalar_mode", "floor_divide.default",
-        "floor_divide.Scalar")  # fmt: skip
+@lowers("div.Tensor", "div.Scalar", "true_divide.Tensor", "div.Tensor_mode", "div.Scalar_mode",
+        "floor_divide.default", "floor_divide.Scalar")  # fmt: skip
 def _div(lowering: Lowering, a: Value, b: Value | Number, rounding_mode: str | None = None) -> Value:
     if lowering.node is not None and "floor_divide" in lowering.node.op:
         rounding_mode = "floor"
@@ -120,7 +133,9 @@ def _div(lowering: Lowering, a: Value, b: Value | Number, rounding_mode: str | N
             return op("trunc", op("div", x, y))
         # Truncated = floored, plus one where the signs differ and there is a rest.
         floored, rest = op("floordiv", x, y), op("remainder", x, y)
-        up = test("logical_and", test("ne", rest, const(0, x)), test("lt", op("bitwise_xor", x, y), const(0, x)))
+        up = test(
+            "logical_and", test("ne", rest, const(0, x)), test("lt", op("bitwise_xor", x, y), const(0, x))
+        )
         return op("add", floored, cast(up, x.dtype))
 
     return lowering.pointwise(make, a, b)
@@ -161,8 +176,6 @@ def _to(lowering: Lowering, a: Value, dtype: str | None = None, **_: Any) -> Val
 
 @lowers("where.self", "where.ScalarSelf", "where.ScalarOther", "where.Scalar")
 def _where(lowering: Lowering, c: Value, a: Value | Number, b: Value | Number) -> Value:
-    import torch
-
     _, dtype = lowering.promoted(a, b, kind="NO_OPMATH")
     shape = torch.broadcast_shapes(*(v.shape for v in (c, a, b) if isinstance(v, Value)))
     x, y = lowering.scalar(a, dtype), lowering.scalar(b, dtype)
@@ -171,8 +184,6 @@ def _where(lowering: Lowering, c: Value, a: Value | Number, b: Value | Number) -
 
 @lowers("masked_fill.Scalar", "masked_fill.Tensor")
 def _masked_fill(lowering: Lowering, a: Value, mask: Value, fill: Value | Number) -> Value:
-    import torch
-
     shape = torch.broadcast_shapes(a.shape, mask.shape)
     value = lowering.scalar(fill, a.dtype)
     return lowering.point(shape, a.dtype, lambda i: where(mask.broadcast(i), value(i), a.broadcast(i)))
@@ -182,7 +193,7 @@ def _masked_fill(lowering: Lowering, a: Value, mask: Value, fill: Value | Number
         "clamp_min.Tensor", "clamp_max.Tensor")  # fmt: skip
 def _clamp(lowering: Lowering, a: Value, *bounds: Any, **named: Any) -> Value:
     name = lowering.node.op if lowering.node is not None else ""
-    low, high = (list(bounds) + [None, None])[:2]
+    low, high = (*bounds, None, None)[:2]
     if "clamp_max" in name:
         low, high = None, low
     if "hardtanh" in name:
@@ -204,30 +215,22 @@ def _clamp(lowering: Lowering, a: Value, *bounds: Any, **named: Any) -> Value:
 # --- activations: each computed in the opmath type and rounded once, as ATen's kernels do -----------------
 
 
-def _sigmoid(x: Expr) -> Expr:
-    return op("sigmoid", x)
-
-
 _register("silu.default", lambda x: op("div", x, op("add", const(1, x), op("exp", op("neg", x)))), "DEFAULT")
-_register(
-    "mish.default", lambda x: op("mul", x, op("tanh", op("log1p", op("exp", x)))), "DEFAULT"
-)  # overridden below
 _register("relu6.default", lambda x: op("min", op("max", x, const(0, x)), const(6, x)), "DEFAULT")
 _register(
     "hardsigmoid.default",
-    lambda x: op("div", op("min", op("max", op("add", x, const(3, x)), const(0, x)), const(6, x)), const(6, x)),
+    lambda x: op(
+        "div", op("min", op("max", op("add", x, const(3, x)), const(0, x)), const(6, x)), const(6, x)
+    ),
     "DEFAULT",
 )
 _register(
     "hardswish.default",
     lambda x: op(
-        "div", op("mul", x, op("min", op("max", op("add", x, const(3, x)), const(0, x)), const(6, x))), const(6, x)
+        "div",
+        op("mul", x, op("min", op("max", op("add", x, const(3, x)), const(0, x)), const(6, x))),
+        const(6, x),
     ),
-    "DEFAULT",
-)
-_register(
-    "log_sigmoid_forward.default",
-    lambda x: op("sub", op("min", x, const(0, x)), op("log1p", op("exp", op("neg", op("abs", x))))),
     "DEFAULT",
 )
 _register("softsign.default", lambda x: op("div", x, op("add", const(1, x), op("abs", x))), "DEFAULT")
@@ -236,7 +239,9 @@ _register("softsign.default", lambda x: op("div", x, op("add", const(1, x), op("
 def _softplus(x: Expr, beta: Number = 1, threshold: Number = 20) -> Expr:
     scaled = x if beta == 1 else op("mul", x, const(beta, x))
     soft = op("log1p", op("exp", scaled))
-    return where(test("gt", scaled, const(threshold, x)), x, soft if beta == 1 else op("div", soft, const(beta, x)))
+    return where(
+        test("gt", scaled, const(threshold, x)), x, soft if beta == 1 else op("div", soft, const(beta, x))
+    )
 
 
 @lowers("softplus.default")
@@ -265,7 +270,9 @@ def _gelu(lowering: Lowering, a: Value, approximate: str = "none") -> Value:
         half = op("mul", const(0.5, x), x)
         if approximate == "tanh":
             cubed = op("mul", op("mul", x, x), x)
-            inner = op("mul", const(math.sqrt(2 / math.pi), x), op("add", x, op("mul", const(0.044715, x), cubed)))
+            inner = op(
+                "mul", const(math.sqrt(2 / math.pi), x), op("add", x, op("mul", const(0.044715, x), cubed))
+            )
             return op("mul", half, op("add", const(1, x), op("tanh", inner)))
         return op("mul", half, op("add", const(1, x), op("erf", op("mul", x, const(math.sqrt(0.5), x)))))
 
@@ -280,7 +287,9 @@ def _leaky_relu(lowering: Lowering, a: Value, slope: Number = 0.01) -> Value:
 
 
 @lowers("elu.default")
-def _elu(lowering: Lowering, a: Value, alpha: Number = 1, scale: Number = 1, input_scale: Number = 1) -> Value:
+def _elu(
+    lowering: Lowering, a: Value, alpha: Number = 1, scale: Number = 1, input_scale: Number = 1
+) -> Value:
     def make(x: Expr) -> Expr:
         negative = op("mul", const(alpha * scale, x), op("expm1", op("mul", x, const(input_scale, x))))
         return where(test("gt", x, const(0, x)), op("mul", x, const(scale, x)), negative)
@@ -290,9 +299,7 @@ def _elu(lowering: Lowering, a: Value, alpha: Number = 1, scale: Number = 1, inp
 
 @lowers("threshold.default")
 def _threshold(lowering: Lowering, a: Value, threshold: Number, value: Number) -> Value:
-    return lowering.pointwise(
-        lambda x: where(test("le", x, const(threshold, x)), const(value, x), x), a
-    )
+    return lowering.pointwise(lambda x: where(test("le", x, const(threshold, x)), const(value, x), x), a)
 
 
 @lowers("prelu.default", "_prelu_kernel.default")
@@ -301,9 +308,7 @@ def _prelu(lowering: Lowering, a: Value, weight: Value) -> Value:
         shape = (1, weight.shape[0], *([1] * (len(a.shape) - 2)))
         inner = weight
         weight = lowering.view(inner, shape, lambda i: (i[1],))
-    return lowering.pointwise(
-        lambda x, w: where(test("gt", x, const(0, x)), x, op("mul", w, x)), a, weight
-    )
+    return lowering.pointwise(lambda x, w: where(test("gt", x, const(0, x)), x, op("mul", w, x)), a, weight)
 
 
 @lowers("lerp.Scalar", "lerp.Tensor")
@@ -329,10 +334,12 @@ def _addc(lowering: Lowering, a: Value, b: Value, c: Value, value: Number = 1) -
 
 @lowers("nan_to_num.default")
 def _nan_to_num(
-    lowering: Lowering, a: Value, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+    lowering: Lowering,
+    a: Value,
+    nan: float | None = None,
+    posinf: float | None = None,
+    neginf: float | None = None,
 ) -> Value:
-    import torch
-
     if a.dtype not in FLOATS:
         return a
     limit = torch.finfo(getattr(torch, a.dtype)).max

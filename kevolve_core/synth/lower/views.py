@@ -17,14 +17,16 @@ __all__ = ["reshaped"]
 def reshaped(lowering: Lowering, x: Value, shape: Sequence[int]) -> Value:
     """``x`` with its elements in the same order in another shape."""
     if math.prod(x.shape) == 0:
-        return lowering.view(x, shape, lambda i: [ZERO] * len(x.shape))
+        return lowering.view(x, shape, lambda _: [ZERO] * len(x.shape))
     known = math.prod(n for n in shape if n != -1)
     full = tuple(math.prod(x.shape) // known if n == -1 else n for n in shape)
     ix = lowering.ix
     return lowering.view(x, full, lambda i: ix.unravel(ix.ravel(i, full), x.shape))
 
 
-@lowers("view.default", "reshape.default", "_unsafe_view.default", "view_copy.default", "_reshape_copy.default")
+@lowers(
+    "view.default", "reshape.default", "_unsafe_view.default", "view_copy.default", "_reshape_copy.default"
+)
 def _view(lowering: Lowering, x: Value, shape: Sequence[int]) -> Value:
     return reshaped(lowering, x, shape)
 
@@ -77,7 +79,9 @@ def _squeeze(lowering: Lowering, x: Value, dims: Any = None) -> Value:
 def _expand(lowering: Lowering, x: Value, shape: Sequence[int], **_: Any) -> Value:
     lead = len(shape) - len(x.shape)
     full = tuple(x.shape[d - lead] if n == -1 else n for d, n in enumerate(shape))
-    return lowering.view(x, full, lambda i: [ZERO if n == 1 else e for e, n in zip(i[lead:], x.shape, strict=True)])
+    return lowering.view(
+        x, full, lambda i: [ZERO if n == 1 else e for e, n in zip(i[lead:], x.shape, strict=True)]
+    )
 
 
 def _clipped(position: int | None, n: int, default: int) -> int:
@@ -87,16 +91,21 @@ def _clipped(position: int | None, n: int, default: int) -> int:
 
 
 @lowers("slice.Tensor", "slice_copy.Tensor")
-def _slice(lowering: Lowering, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Value:
+def _slice(
+    lowering: Lowering,
+    x: Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
     d = dim % len(x.shape)
     n = x.shape[d]
     a, b = _clipped(start, n, 0), _clipped(end, n, n)
     shape = list(x.shape)
     shape[d] = max(0, -(-(b - a) // step))
     ix = lowering.ix
-    return lowering.view(
-        x, shape, lambda i: (*i[:d], ix.add(ix.scale(i[d], step), integer(a)), *i[d + 1 :])
-    )
+    return lowering.view(x, shape, lambda i: (*i[:d], ix.add(ix.scale(i[d], step), integer(a)), *i[d + 1 :]))
 
 
 @lowers("select.int", "select_copy.int")
@@ -131,7 +140,9 @@ def _flip(lowering: Lowering, x: Value, dims: Sequence[int]) -> Value:
     over = set(dims_of(dims, len(x.shape))) if dims else set()
     ix = lowering.ix
     return lowering.view(
-        x, x.shape, lambda i: [ix.sub(integer(x.shape[d] - 1), e) if d in over else e for d, e in enumerate(i)]
+        x,
+        x.shape,
+        lambda i: [ix.sub(integer(x.shape[d] - 1), e) if d in over else e for d, e in enumerate(i)],
     )
 
 
@@ -193,7 +204,9 @@ def _repeat(lowering: Lowering, x: Value, times: Sequence[int]) -> Value:
     ix = lowering.ix
     shape = [n * t for n, t in zip(own, times, strict=True)]
     return lowering.view(
-        x, shape, lambda i: [ix.remainder(e, n) if n > 1 else ZERO for e, n in zip(i[lead:], x.shape, strict=True)]
+        x,
+        shape,
+        lambda i: [ix.remainder(e, n) if n > 1 else ZERO for e, n in zip(i[lead:], x.shape, strict=True)],
     )
 
 
@@ -235,7 +248,11 @@ def padded(
 
     def make(i: tuple[Expr, ...]) -> Expr:
         at = [ix.sub(e, integer(b)) for e, b in zip(i, before, strict=True)]
-        tests = [t for e, n in zip(at, x.shape, strict=True) for t in (ix.compare("ge", e, 0), ix.compare("lt", e, n))]
+        tests = [
+            t
+            for e, n in zip(at, x.shape, strict=True)
+            for t in (ix.compare("ge", e, 0), ix.compare("lt", e, n))
+        ]
         return masked(source, at, conjunction(tests), other)
 
     return lowering.point(shape, x.dtype, make, suffix)
@@ -294,8 +311,15 @@ def _select_scatter(lowering: Lowering, x: Value, src: Value, dim: int, index: i
 
 @lowers("slice_scatter.default")
 def _slice_scatter(
-    lowering: Lowering, x: Value, src: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+    lowering: Lowering,
+    x: Value,
+    src: Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
 ) -> Value:
+    del end  # the source's own extent says it
     d = dim % len(x.shape)
     n = x.shape[d]
     a = _clipped(start, n, 0)
@@ -333,8 +357,8 @@ def _triangle(lowering: Lowering, x: Value, diagonal: int = 0) -> Value:
 
 
 @lowers("full.default", "full_like.default", "scalar_tensor.default", "zeros.default", "ones.default",
-        "zeros_like.default", "ones_like.default", "new_full.default", "new_zeros.default", "new_ones.default",
-        "empty.memory_format", "empty_like.default", "fill.Scalar")  # fmt: skip
+        "zeros_like.default", "ones_like.default", "new_full.default", "new_zeros.default",
+        "new_ones.default", "empty.memory_format", "empty_like.default", "fill.Scalar")  # fmt: skip
 def _full(lowering: Lowering, *args: Any, **_: Any) -> Value:
     node = lowering.node
     assert node is not None

@@ -33,7 +33,7 @@ class LibraryLoader:
     """
 
     binaries: Mapping[str, str]
-    _open: dict[str, ctypes.CDLL] = field(factory=dict, init=False)
+    _open: dict[str, tuple[ctypes.CDLL, int]] = field(factory=dict, init=False)
 
     def __call__(self, file: str, functions: Mapping[str, str]) -> Any:
         """Library ``file`` with ``functions`` as attributes. Raises `KevolveError` for an unknown name."""
@@ -64,27 +64,41 @@ class LibraryLoader:
 
     def _library(self, path: str) -> ctypes.CDLL:
         if path not in self._open:
-            # An anonymous file: a worker that runs candidates may not write to any other.
+            # An anonymous file: a worker that runs candidates may not write to any other. It stays open as
+            # long as the library is mapped, because the linker goes by names first: a number used again
+            # would open the earlier library in place of this one.
             fd = os.memfd_create("library", os.MFD_CLOEXEC)
             try:
                 with open(path, "rb") as built:
                     os.sendfile(fd, built.fileno(), 0, os.fstat(built.fileno()).st_size)
-                self._open[path] = ctypes.CDLL(f"/proc/self/fd/{fd}")
+                self._open[path] = (ctypes.CDLL(_name(fd)), fd)
             except FileNotFoundError:
+                os.close(fd)
                 raise KevolveError(
                     "a built library has left the compile cache",
                     got=path,
                     where="load_native",
                     mend="compile the candidate again",
                 ) from None
-            finally:
+            except BaseException:
                 os.close(fd)
-        return self._open[path]
+                raise
+        return self._open[path][0]
 
     def close(self) -> None:
         """Unmap the libraries. No function of theirs may be called afterwards."""
         import _ctypes
 
-        for library in self._open.values():
+        for library, fd in self._open.values():
             _ctypes.dlclose(library._handle)
+            try:
+                still = _ctypes.dlopen(_name(fd), os.RTLD_NOLOAD | os.RTLD_NOW)
+            except OSError:
+                os.close(fd)  # unmapped: its name is free again
+            else:
+                _ctypes.dlclose(still)  # it pinned itself (thread-local destructors): its name stays taken
         self._open.clear()
+
+
+def _name(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"

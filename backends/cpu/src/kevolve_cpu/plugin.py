@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import pluggy
 
 from kevolve_core.errors import KevolveError, ToolchainMissingError
 from kevolve_core.interfaces import Baseline, Compiler, Manifest, Profiler, Renderer, Runner
 from kevolve_core.model import Device, Target
+from kevolve_core.registry import Registry, hookimpl
 from kevolve_cpu.settings import OPTIONS_SCHEMA, Settings, user_cache
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from kevolve_core.space import Space
 
 __all__ = ["MANIFEST", "CpuBackend", "kevolve_register"]
-
-hookimpl = pluggy.HookimplMarker("kevolve")
 
 #: Environment of every worker, candidate's and baselines' alike; the README's section Allocator has the
 #: measurements. One heap that is never given back, in large pages: otherwise a large result is mapped afresh
@@ -51,12 +49,6 @@ MANIFEST = Manifest(
     worker_environment=_WORKER_ENVIRONMENT,
     description="CPUs: C++17 with OpenMP and vector code for the host's instruction set",
 )
-
-
-class Registry(Protocol):
-    """The part of the registry that this plugin uses."""
-
-    def add_backend(self, manifest: Manifest, factory: Any) -> None: ...
 
 
 class CpuBackend:

@@ -19,6 +19,7 @@ from kevolve_core.errors import KevolveError
 from kevolve_core.model import Artifact
 from kevolve_core.native import binding
 from kevolve_cpu.counters import software_counters
+from kevolve_cpu.guard import guarded_buffer
 from kevolve_cpu.native import LibraryLoader
 from kevolve_cpu.threads import ThreadWatch
 
@@ -28,6 +29,7 @@ _ALIGNMENT = 64  # torch's own CPU allocator aligns to this (c10/core/alignment.
 _PAGE = 4096
 _REMEMBERED = 4096  # addresses kept to not give one out again soon; `estimated`
 _SLACK = 1 << 16
+_GUARDED_BYTES = 64 << 20  # larger inputs go unguarded: their pages would be mapped anew for every call
 _NAN_BYTE = 0xFF  # all bits set is a NaN in every float format, and -1 or true elsewhere
 #: Bytes of the blocks poisoned beside the large one: malloc serves small results from lists by size.
 _SMALL_BLOCKS = tuple(1 << e for e in range(6, 21))
@@ -86,7 +88,7 @@ class CpuRunner:
             spec.loader.exec_module(module)
         return module
 
-    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+    def upload(self, tensor: torch.Tensor, *, guarded: bool = False) -> torch.Tensor:
         """A copy with the same shape, strides and place in its storage, at an address not given out lately:
         64-byte aligned storage, at a random one of a page's 64 places."""
         source = tensor.detach()
@@ -96,7 +98,11 @@ class CpuRunner:
         extent = 1 + sum((n - 1) * s for n, s in zip(source.shape, source.stride(), strict=True))
         # A view deep inside a huge buffer keeps its alignment, not the gigabytes before it.
         skip = source.storage_offset() % (_PAGE // item)
-        flat = self._allocate((skip + extent) * item, source.dtype)
+        nbytes = (skip + extent) * item
+        if guarded and nbytes <= _GUARDED_BYTES:
+            flat = guarded_buffer(nbytes, source.dtype)
+        else:
+            flat = self._allocate(nbytes, source.dtype)
         flat[:skip] = source.as_strided((1,), (1,))[0]
         flat[skip:].copy_(source.as_strided((extent,), (1,)))
         return flat.as_strided(source.shape, source.stride(), skip)

@@ -145,7 +145,9 @@ def group_norm_silu(b: int, g: int, c: int, hw: int, eps: float = 1e-5) -> Progr
         Let("inv", op("rsqrt", op("add", var, f32(eps)))),
         Let("z", y),
         Store(
-            "y", (ax("b"), channel, ax("p")), op("mul", Var("z", "float32"), op("sigmoid", Var("z", "float32")))
+            "y",
+            (ax("b"), channel, ax("p")),
+            op("mul", Var("z", "float32"), op("sigmoid", Var("z", "float32"))),
         ),
     )
     return program(
@@ -196,7 +198,9 @@ def map_id(ids: int, table: int) -> Program:
         Search("position", "keys", (), load("ids", ax("i"), dtype="int64")),
         Let("slot", op("min", position, i64(table - 1))),
         Let("hit", op("eq", load("keys", found, dtype="int64"), load("ids", ax("i"), dtype="int64"))),
-        Store("y", (ax("i"),), op("where", Var("hit", "bool"), load("values", found, dtype="int64"), i64(-1))),
+        Store(
+            "y", (ax("i"),), op("where", Var("hit", "bool"), load("values", found, dtype="int64"), i64(-1))
+        ),
     )
     return program(
         nest("map_id", {"i": ids}, 1, *body, anchor="gather"),

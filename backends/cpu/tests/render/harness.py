@@ -21,7 +21,13 @@ FLAGS = (
     "-std=c++17 -O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -ffp-contract=fast "
     "-shared -fPIC -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas"
 ).split()
-CODES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "d": ctypes.c_double, "f": ctypes.c_float}
+CODES = {
+    "p": ctypes.c_void_p,
+    "l": ctypes.c_long,
+    "i": ctypes.c_int,
+    "d": ctypes.c_double,
+    "f": ctypes.c_float,
+}
 CACHE = Path(tempfile.gettempdir()) / "kevolve-render-tests"
 
 
@@ -62,18 +68,24 @@ def load(candidate: Candidate) -> ModuleType:
     return module
 
 
-def spec(source: str = "def f(*a): ...", symbol: str = "f", kind: str = "function", name: str = "test") -> KernelSpec:
+def spec(
+    source: str = "def f(*a): ...", symbol: str = "f", kind: str = "function", name: str = "test"
+) -> KernelSpec:
     return KernelSpec(name, Reference(source, symbol, kind), (Case("main"),))
 
 
-def program(*steps: Any, buffers: list[Buffer], outputs: list[str] | None = None, case: str = "main") -> Program:
+def program(
+    *steps: Any, buffers: list[Buffer], outputs: list[str] | None = None, case: str = "main"
+) -> Program:
     table = {b.name: b for b in buffers}
     outputs = outputs or [b.name for b in buffers if b.role == "output"]
     refs = tuple(OutputRef(n, table[n].shape, table[n].stride) for n in outputs)
     return Program(case, table, steps, refs, 0 if len(refs) == 1 else tuple(range(len(refs))))
 
 
-def nest(name: str, axes: Mapping[str, int], outer: int, *body: Statement, anchor: str = "pointwise") -> LoopNest:
+def nest(
+    name: str, axes: Mapping[str, int], outer: int, *body: Statement, anchor: str = "pointwise"
+) -> LoopNest:
     return LoopNest(name, tuple(Axis(a, n) for a, n in axes.items()), outer, body, (name,), anchor)
 
 

@@ -26,12 +26,13 @@ def _laid_out(tensor, strides):
 @frozen
 class Launch:
     """One step of a case's launch code: a call of a native function with buffers, or a library call (with the
-    native function of its epilogue, and the rows of a tile or 0)."""
+    native function of its epilogue, whether that takes a range of rows, and the rows of a tile or 0)."""
 
     native: str
     buffers: tuple[str, ...] = ()
     call: LibraryCall | None = None
     tile_rows: int = 0
+    ranged: bool = False
 
 
 def identifier(name: str) -> str:
@@ -79,7 +80,9 @@ class _Case:
     def _by_library(self, buffer: str) -> bool:
         """The library call allocates it."""
         return any(
-            launch.call is not None and launch.call.output == buffer and not launch.tile_rows
+            launch.call is not None
+            and buffer in (launch.call.output, *launch.call.outputs)
+            and not launch.tile_rows
             for launch in self.launches
         )
 
@@ -103,10 +106,20 @@ class _Case:
             return
         out = self.program.buffers[call.output]
         name = self.names[call.output]
-        if not launch.tile_rows:
+        if call.outputs:
+            targets = ", ".join(self.names[b] if b else "_" for b in call.outputs)
+            self.lines.append(
+                f"{targets}{',' if len(call.outputs) == 1 else ''} = {call_text(call, self._view)}"
+            )
+            for b in filter(None, call.outputs):
+                buffer = self.program.buffers[b]
+                self.lines.append(f"{self.names[b]} = _laid_out({self.names[b]}, {literal(buffer.stride)})")
+        elif not launch.tile_rows:
             self.lines.append(f"{name} = _laid_out({call_text(call, self._view)}, {literal(out.stride)})")
+        if not launch.tile_rows:
             if launch.native:
-                pointers = ", ".join([*(self._pointer(b) for b in launch.buffers), "0", str(out.shape[0])])
+                ends = ["0", str(out.shape[0])] if launch.ranged else []
+                pointers = ", ".join([*(self._pointer(b) for b in launch.buffers), *ends])
                 self.lines.append(f"{self.module}.{launch.native}({pointers})")
             return
         self._tiles(launch, call, out, name)

@@ -57,6 +57,23 @@ def literal(value: Any) -> str:
     return repr(value)
 
 
+def _named_operands(call: LibraryCall) -> set[int]:
+    """Operands that an attribute refers to."""
+    lists = [v for v in call.attributes.values() if isinstance(v, (list, tuple))]
+    return {x["operand"] for v in lists for x in v if isinstance(x, Mapping)}
+
+
+def _attribute(value: Any, call: LibraryCall, view: Callable[[int, Operand], str]) -> str:
+    """Python text of an attribute; ``{"operand": k}`` in a list stands for a tensor."""
+    if isinstance(value, (list, tuple)) and any(isinstance(x, Mapping) for x in value):
+        parts = [
+            view(x["operand"], call.operands[x["operand"]]) if isinstance(x, Mapping) else literal(x)
+            for x in value
+        ]
+        return f"[{', '.join(parts)}]"
+    return literal(value)
+
+
 def _schema(call: LibraryCall) -> tuple[str, Any]:
     """The overload's Python name and its schema."""
     import torch
@@ -83,12 +100,13 @@ def call_text(call: LibraryCall, view: Callable[[int, Operand], str], out: str =
     import torch
 
     name, schema = _schema(call)
-    operands = list(enumerate(call.operands))
+    named = _named_operands(call)
+    operands = [(i, o) for i, o in enumerate(call.operands) if i not in named]
     arguments: list[str] = []
     positional = True
     for a in schema.arguments:
         if a.name in call.attributes:
-            text = literal(call.attributes[a.name])
+            text = _attribute(call.attributes[a.name], call, view)
         elif "Tensor" in str(a.type) and operands:
             if "List[" in str(a.type):
                 text = "[" + ", ".join(view(i, o) for i, o in operands) + "]"

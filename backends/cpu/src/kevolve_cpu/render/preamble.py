@@ -159,12 +159,16 @@ template <class V, class T, class I, int N> inline V gather(const T *p, I at, Fi
     "fold": (
         """// All lanes of v combined pairwise.
 template <class V, class F> inline auto fold(V v, F f) {
-    constexpr int lanes = sizeof v / sizeof v[0];
-    decltype(v[0] + v[0]) x[lanes];
-    for (int i = 0; i < lanes; ++i) x[i] = v[i];
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) x[i] = f(x[i], x[i + half]);
-    return x[0];
+    using T = decltype(v[0] + v[0]);
+    constexpr int lanes = sizeof v / sizeof(T);
+    if constexpr (lanes == 2) {
+        return f(T(v[0]), T(v[1]));
+    } else {
+        typedef T Half __attribute__((vector_size(lanes / 2 * sizeof(T))));
+        Half half[2];
+        __builtin_memcpy(half, &v, sizeof v);
+        return fold(f(half[0], half[1]), f);
+    }
 }""",
         (),
     ),

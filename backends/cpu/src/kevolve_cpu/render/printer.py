@@ -230,8 +230,29 @@ class Printer:
                 args = [lanes.convert(a, common) for a in args]
             if e.name in _TWICE:
                 args = [self._named(a, depth, scope) for a in args]
-            value = lanes.operator(e.name, tuple(args), kind)
+            if (
+                e.name == "div"
+                and kind == "f32"
+                and args[0].vec
+                and not args[1].vec
+                and isinstance(e.args[1], (Var, Op))
+            ):
+                value = self._quotient(args[0], args[1], parts[1][1], scope)
+            else:
+                value = lanes.operator(e.name, tuple(args), kind)
         return self._placed(e, value, depth, scope)
+
+    def _quotient(self, a: Value, b: Value, depth: int, scope: Scope) -> Value:
+        """Lanes divided by one value, whose inverse is computed outside the loop."""
+        self.preamble.need("quotient")
+        key = f"Divisor({b.code})"
+        if scope.known(key) is None:
+            home = scope.at_depth(depth)
+            name = self.fresh("divisor")
+            home.lines.append(f"const Divisor {name}({b.code});")
+            home.texts[key] = Value(name, "f32")
+        known = scope.known(key)
+        return Value(f"quotient({a.code}, {known[0].code if known else ''})", "f32", True)
 
     def _named(self, v: Value, depth: int, scope: Scope) -> Value:
         """``v`` under a name, for operators whose text mentions an argument twice."""

@@ -94,11 +94,10 @@ class CppRenderer:
 
 def _check(nest: LoopNest) -> None:
     """Raise UnsupportedError where a nest has what no schedule can print, by printing it."""
+    _check_dtypes(nest)
     dtypes: dict[str, tuple[int, str]] = {}
     for s in nest.body:
         for e in uses(expressions(s)):
-            if e.dtype not in STORAGE:
-                raise UnsupportedError(f"dtype {e.dtype}", where=f"nest {nest.name}")
             if isinstance(e, Load):
                 dtypes[e.buffer] = (len(e.index), e.dtype)
         if isinstance(s, Store):
@@ -108,6 +107,16 @@ def _check(nest: LoopNest) -> None:
     buffers = {n: Buffer(n, (4,) * rank, dtype, "temp") for n, (rank, dtype) in dtypes.items()}
     names = {n: identifier(n) for n in buffers}
     print_nest(nest, buffers, names, resolve(nest, {}), Preamble(), "probe")
+
+
+def _check_dtypes(nest: LoopNest) -> None:
+    for s in nest.body:
+        for e in uses(expressions(s)):
+            if e.dtype not in STORAGE:
+                raise UnsupportedError(
+                    f"C++ renderer has no dtype {e.dtype}",
+                    where=f"nest {nest.name}, {type(s).__name__} {getattr(s, 'name', '')}".rstrip(),
+                )
 
 
 def _names(programs: Sequence[Program]) -> dict[str, str]:
@@ -175,6 +184,7 @@ def _native(
 
     for step in program.steps:
         if isinstance(step, LoopNest):
+            _check_dtypes(step)
             group.append((nest_function(step, resolve(step, choices.get(step.name, {})), False), step))
             continue
         close()
@@ -182,6 +192,7 @@ def _native(
             launches.append(Launch("", (), step))
             continue
         point = choices.get(step.name, {})
+        _check_dtypes(step.epilogue)
         schedule = resolve(step.epilogue, point)
         rows = _row_epilogue(step, program)
         function = nest_function(step.epilogue, schedule, rows)
@@ -195,7 +206,7 @@ def _native(
         )
         exported[name] = "p" * len(used) + "ll"
         tile = int(point.get("tile_rows", 0)) if rows and tileable(step) else 0
-        launches.append(Launch(name, used, step, tile))
+        launches.append(Launch(name, used, step, tile, rows))
     close()
     if not bodies:
         return "", launches, exported
@@ -210,6 +221,7 @@ def _row_epilogue(step: LibraryCall, program: Program) -> bool:
         nest is not None
         and nest.outer >= 1
         and len(nest.axes) > 1
+        and not step.outputs
         and tileable(step)
         and nest.axes[0].extent == program.buffers[step.output].shape[0]
     )

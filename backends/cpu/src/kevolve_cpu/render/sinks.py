@@ -101,7 +101,8 @@ class Sinks:
         """Append pass ``p`` to ``task``."""
         lanes_mode = task.width > 1
         vectorised = bool(self.vector) and self.vector in p.axes and not lanes_mode and p.scan is None
-        self._ahead = passes[0] if self.next_row and p is passes[-1] and len(passes) > 1 else None
+        looped = [q for q in passes if self.vector in q.axes]
+        self._ahead = looped[0] if self.next_row and len(looped) > 1 and p is looped[-1] else None
         order = [a for a in p.axes if a != self.vector] + [a for a in p.axes if a == self.vector]
         free = [a for a in order if a not in p.reduced]
         if p.scan is not None:
@@ -188,7 +189,9 @@ class Sinks:
         tail = "lanes" if left else ""
         inside = scope.inner(axis, width=lanes, tail=tail)
         body(inside)
-        arguments = ["long " + v, *(["auto lanes"] if left else []), *(f"{t} &{n}" for t, n, _ in refs)]
+        lanes_used = any("lanes" in line for line in inside.lines)
+        lanes_argument = "auto lanes" if lanes_used else "auto"
+        arguments = ["long " + v, *([lanes_argument] if left else []), *(f"{t} &{n}" for t, n, _ in refs)]
         at = self.printer.fresh("at")
         lo, hi = self.bounds.get(axis, ("", ""))
         vectors = extent // lanes

@@ -22,56 +22,110 @@ MATH: dict[str, tuple[str, tuple[str, ...]]] = {
 }""",
         ("each",),
     ),
+    "clamp": (
+        """// x between low and high; NaN stays.
+template <class V> inline V clamp(V x, float low, float high) {
+    const V least = V{} + low, most = V{} + high;
+#if defined(__AVX512F__) && !defined(__clang__)
+    if constexpr (sizeof x == 64) {
+        x = __builtin_ia32_maxps512_mask(least, x, x, -1, 4);
+        return __builtin_ia32_minps512_mask(most, x, x, -1, 4);
+    }
+#endif
+    return x < low ? least : x > high ? most : x;
+}""",
+        (),
+    ),
+    "scale": (
+        """// x * 2^n for a whole n in [-151, 129]; the result may be denormal or overflow.
+template <class V, class I> inline V scale(V x, V whole, I n) {
+#if defined(__AVX512F__) && !defined(__clang__)
+    if constexpr (sizeof x == 64) return __builtin_ia32_scalefps512_mask(x, whole, x, -1, 4);
+#endif
+    const I half = n >> 1;
+    return x * power_of_two<V>(half) * power_of_two<V>(n - half);
+}""",
+        ("power_of_two",),
+    ),
+    "inverse": (
+        """// 1 / x for x in [1, 8e37], error below 1 ulp: an estimate of 14 bits and a Newton step where there is one.
+template <class V> inline V inverse(V x) {
+#if defined(__AVX512F__) && !defined(__clang__)
+    if constexpr (sizeof x == 64) {
+        const V y = __builtin_ia32_rcp14ps512_mask(x, x, -1);
+        return y + y * (1.0f - x * y);
+    }
+#endif
+    return 1.0f / x;
+}""",
+        (),
+    ),
+    "quotient": (
+        """// Division of many numbers by one: a product and a correction, which rounds as division does; a true division
+// where the inverse would lose bits.
+struct Divisor {
+    float value, inverse;
+    explicit Divisor(float x) : value(x), inverse(0.0f) {
+        const float size = __builtin_fabsf(x);
+        if (size > 1e-37f && size < 1e37f) inverse = 1.0f / x;
+    }
+};
+template <class V> inline V quotient(V a, Divisor d) {
+    if (d.inverse == 0.0f) return a / d.value;
+    const V q = a * d.inverse;
+    const V better = q + (a - q * d.value) * d.inverse;
+    return better == better ? better : q;
+}""",
+        (),
+    ),
     "power_of_two": (
         """// 2^n for n in [-126, 127].
 template <class V, class I> inline V power_of_two(I n) { return (V)((n + 127) << 23); }""",
         (),
     ),
     "exp_reduced": (
-        """// x = n ln2 + r with |r| <= ln2 / 2, and (e^r - 1 - r) / r^2.
-template <class V, class I> inline void exp_reduced(V x, I &n, V &r, V &q) {
+        """// x = n ln2 + r with |r| <= ln2 / 2; gives n (twice) and e^r - 1.
+template <class V, class I> inline V exp_reduced(V x, V &whole, I &n) {
     const V shifted = x * 1.44269504f + 12582912.0f; // 1.5 * 2^23: the integer is in the low bits
     n = (I)shifted - 0x4b400000;
-    const V whole = shifted - 12582912.0f;
-    r = x - whole * 0.693145752f; // ln2 in two parts, the first with few bits
+    whole = shifted - 12582912.0f;
+    V r = x - whole * 0.693145752f; // ln2 in two parts, the first with few bits
     r = r - whole * 1.42860677e-6f;
-    q = (((0.00138198223f * r + 0.00836868677f) * r + 0.0416682772f) * r + 0.166665211f) * r + 0.49999994f;
+    V q = ((0.00138198223f * r + 0.00836868677f) * r + 0.0416682772f) * r + 0.166665211f;
+    q = q * r + 0.49999994f;
+    return q * (r * r) + r;
 }""",
         (),
     ),
     "exponential": (
         """// e^x, error below 1.1 ulp.
 template <class V> inline V exponential(V x) {
-    using I = decltype(x < x);
-    const V inside = x < -104.0f ? V{} - 104.0f : x > 89.0f ? V{} + 89.0f : x;
-    I n;
-    V r, q;
-    exp_reduced(inside, n, r, q);
-    const V p = (q * r * r + r) + 1.0f;
-    const I half = n >> 1; // two factors: the result may be denormal or overflow
-    return p * power_of_two<V>(half) * power_of_two<V>(n - half);
+    decltype(x < x) n;
+    V whole;
+    const V p = exp_reduced(clamp(x, -104.0f, 89.0f), whole, n) + 1.0f;
+    return scale(p, whole, n);
 }""",
-        ("exp_reduced", "power_of_two"),
+        ("exp_reduced", "scale", "clamp"),
     ),
     "exponential_minus_one": (
         """// e^x - 1, error below 1.7 ulp.
 template <class V> inline V exponential_minus_one(V x) {
-    using I = decltype(x < x);
-    const V inside = x < -30.0f ? V{} - 30.0f : x > 89.0f ? V{} + 89.0f : x;
-    I n;
-    V r, q;
-    exp_reduced(inside, n, r, q);
-    const V p = q * r * r + r;
+    decltype(x < x) n;
+    V whole;
+    const V p = exp_reduced(clamp(x, -30.0f, 89.0f), whole, n);
     const V half = power_of_two<V>(n - 1);
     const V y = 2.0f * (half * p + (half - 0.5f));
     return x == 0.0f ? x : y;
 }""",
-        ("exp_reduced", "power_of_two"),
+        ("exp_reduced", "power_of_two", "clamp"),
     ),
     "logistic": (
-        """// 1 / (1 + e^-x), error below 2.1 ulp.
-template <class V> inline V logistic(V x) { return 1.0f / (1.0f + exponential(-x)); }""",
-        ("exponential",),
+        """// 1 / (1 + e^-x), error below 2.1 ulp (0 below -87, where it is under 2e-38).
+template <class V> inline V logistic(V x) {
+    const V y = inverse(1.0f + exponential(-x));
+    return x < -87.0f ? V{} : y;
+}""",
+        ("exponential", "inverse"),
     ),
     "log_reduced": (
         """// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)], and log(1 + f) - f; x positive and finite.
@@ -167,9 +221,9 @@ template <class V> inline V error_function(V x) {
     far = far * y - 1.12958026f;
     far = far * y + 0.000188467768f;
     I n;
-    V r, q;
-    exp_reduced(far, n, r, q);
-    far = 1.0f - ((q * r * r + r) + 1.0f) * power_of_two<V>(n);
+    V whole;
+    far = exp_reduced(far, whole, n) + 1.0f;
+    far = 1.0f - far * power_of_two<V>(n);
     far = (V)((I)far | ((I)x & ~0x7fffffff));
     return size < 1.0f ? near : x == x ? far : x;
 }""",
@@ -186,11 +240,11 @@ template <class V> inline V hyperbolic_tangent(V x) {
     near = near * s + 0.133310765f;
     near = near * s - 0.333332688f;
     near = near * (s * x) + x;
-    V far = 1.0f - 2.0f / (exponential(size > 10.0f ? V{} + 20.0f : size + size) + 1.0f);
+    V far = 1.0f - 2.0f * inverse(exponential(size > 10.0f ? V{} + 20.0f : size + size) + 1.0f);
     far = (V)((I)far | ((I)x & ~0x7fffffff));
     return size < 0.625f ? near : x == x ? far : x;
 }""",
-        ("exponential",),
+        ("exponential", "inverse"),
     ),
 }
 

@@ -1,0 +1,228 @@
+"""`SynthGenerator`: candidates from the operator graph, without a language model."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import evolve
+
+from kevolve_core.errors import UnsupportedError
+from kevolve_core.interfaces import Proposal, Renderer, Work
+from kevolve_core.ir import LibraryCall, Program, Step
+from kevolve_core.kernelspec import Case, KernelSpec
+from kevolve_core.model import Candidate, Device, Origin
+from kevolve_core.space import Space
+from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
+from kevolve_core.synth.graph import Graph
+from kevolve_core.synth.program import Partition, Synthesised, synthesise
+from kevolve_core.synth.reference import graph_of
+from kevolve_core.synth.work import program_work
+
+__all__ = ["SynthGenerator"]
+
+SpaceOf = Callable[[Step, Device, str], Space]
+_TRIES = 32  # draws of a distinct, printable candidate before the generator says it has nothing more
+_GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
+
+
+class SynthGenerator:
+    """Proposes programs lowered from the reference's graph, printed by a backend's renderers.
+
+    Draft 0 is the default point with everything fused; later drafts sample schedules and partitions;
+    ``mutate`` and ``crossover`` start from the parents' genomes (where none has one, a draft is made).
+    Candidates depend on (seed, sequence, attempt) and the parents' genomes alone.
+
+    Args:
+        spec: what to compute.
+        renderers: language -> renderer.
+        schedule_space: tunables of a step on a device in a language.
+        device: for what.
+        graph: how a case becomes a graph; tests and embedders may pass their own.
+
+    Raises (from `propose` and `programs`):
+        CaptureError, SpecError: the reference cannot be captured.
+        UnsupportedError: no language can print the program; names the step and the reason.
+    """
+
+    name = "synth"
+
+    def __init__(
+        self,
+        spec: KernelSpec,
+        renderers: Mapping[str, Renderer],
+        schedule_space: SpaceOf,
+        device: Device,
+        graph: Callable[[KernelSpec, Case], Graph] = graph_of,
+    ) -> None:
+        self._spec = spec
+        self._renderers = dict(renderers)
+        self._space_of = schedule_space
+        self._device = device
+        self._graph_of = graph
+        self._graphs: dict[str, Graph] = {}
+        self._synthesised: dict[Partition, tuple[Synthesised, ...]] = {}
+        self._spaces: dict[tuple[Partition, str], dict[str, Space]] = {}
+        self._lock = threading.Lock()
+
+    # --- what callers may ask -------------------------------------------------------------------------------
+
+    def programs(self, partition: Partition | None = None) -> tuple[Program, ...]:
+        """The program of every case, in the spec's order."""
+        with self._lock:
+            return tuple(s.program for s in self._programs(partition or Partition()))
+
+    def work(self) -> Mapping[str, Work]:
+        """Compulsory work by case's name."""
+        return {p.case: program_work(p) for p in self.programs()}
+
+    def library_calls(self) -> tuple[str, ...]:
+        """Library operators that the default program calls."""
+        return _libraries(self.programs())
+
+    async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
+        """Up to ``n`` distinct candidates. The work runs in a thread; capture and lowering are cached."""
+        return await asyncio.to_thread(self.propose_now, context, n)
+
+    def propose_now(self, context: Proposal, n: int) -> Sequence[Candidate]:
+        """`propose` without an event loop."""
+        with self._lock:
+            found: dict[str, Candidate] = {p.id: p for p in context.parents}
+            out: list[Candidate] = []
+            refusal: UnsupportedError | None = None
+            for attempt in range(n + _TRIES):
+                if len(out) == n:
+                    break
+                rng = random.Random(f"{context.seed}:{context.sequence}:{context.attempt}:{attempt}")
+                genome, note = self._genome(context, rng, attempt)
+                try:
+                    candidate = self._candidate(genome, context, note)
+                except UnsupportedError as error:
+                    refusal = refusal or error
+                    continue
+                if candidate.id not in found:
+                    found[candidate.id] = candidate
+                    out.append(candidate)
+            if not out and refusal is not None:
+                raise refusal
+            return out
+
+    # --- genomes --------------------------------------------------------------------------------------------
+
+    def _genome(self, context: Proposal, rng: random.Random, attempt: int) -> tuple[Genome, str]:
+        parents = [g for p in context.parents if (g := Genome.parsed(p.genome)) is not None]
+        parents = [g for g in parents if g.language in self._renderers]
+        strength = 1 + context.attempt + attempt // 2
+        if context.operator == "crossover" and len(parents) > 1:
+            child = crossed(parents[0], parents[1], rng)
+            moves = 0 if attempt == 0 and context.attempt == 0 else strength
+            spaces = self._spaces_of(child.partition, child.language)
+            return evolve(child, steps=moved_steps(child.steps, spaces, rng, moves)), "crossover"
+        if context.operator != "draft" and parents:
+            return self._mutated(parents[0], rng, strength)
+        return self._draft(context, rng, attempt)
+
+    def _draft(self, context: Proposal, rng: random.Random, attempt: int) -> tuple[Genome, str]:
+        languages = self._languages()
+        if context.sequence == 0 and context.attempt == 0 and attempt == 0:
+            return self._with_steps(Genome(languages[0]), {}), "default"
+        language = rng.choice(languages)
+        partition = Partition()
+        if rng.random() < _GRAPH_MOVES:
+            partition = self._moved(partition, rng)
+        spaces = self._spaces_of(partition, language)
+        if rng.random() < 0.5:
+            return Genome(language, partition, sampled_steps(spaces, rng)), "sample"
+        return Genome(language, partition, moved_steps({}, spaces, rng, rng.randint(1, 3))), "near default"
+
+    def _mutated(self, parent: Genome, rng: random.Random, strength: int) -> tuple[Genome, str]:
+        partition, note = parent.partition, "schedule"
+        if rng.random() < _GRAPH_MOVES:
+            partition = self._moved(partition, rng)
+            note = "partition"
+        spaces = self._spaces_of(partition, parent.language)
+        moves = 0 if partition != parent.partition else min(6, strength + (rng.random() < 0.3))
+        return Genome(parent.language, partition, moved_steps(parent.steps, spaces, rng, moves)), note
+
+    def _moved(self, partition: Partition, rng: random.Random) -> Partition:
+        first = self._programs(partition)[0]
+        has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
+        return moved_partition(partition, first.edges, first.shared, has_library, rng)
+
+    def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
+        spaces = self._spaces_of(genome.partition, genome.language)
+        return evolve(genome, steps={n: s.repaired(steps.get(n, {})) for n, s in spaces.items()})
+
+    # --- programs -------------------------------------------------------------------------------------------
+
+    def _cases(self) -> Sequence[Case]:
+        return self._spec.cases
+
+    def _programs(self, partition: Partition) -> tuple[Synthesised, ...]:
+        if partition not in self._synthesised:
+            for case in self._cases():
+                if case.name not in self._graphs:
+                    self._graphs[case.name] = self._graph_of(self._spec, case)
+            self._synthesised[partition] = tuple(
+                synthesise(self._graphs[c.name], c.name, partition) for c in self._cases()
+            )
+        return self._synthesised[partition]
+
+    def _steps(self, partition: Partition) -> dict[str, Step]:
+        """A step by name, of the case that counts most: what its schedule space is made from."""
+        weight = {c.name: (c.role == "tune", c.weight) for c in self._cases()}
+        programs = [s.program for s in self._programs(partition)]
+        found: dict[str, Step] = {}
+        for program in sorted(programs, key=lambda p: weight[p.case], reverse=True):
+            for step in program.steps:
+                found.setdefault(step.name, step)
+        return found
+
+    def _spaces_of(self, partition: Partition, language: str) -> dict[str, Space]:
+        key = (partition, language)
+        if key not in self._spaces:
+            self._spaces[key] = {
+                name: self._space_of(step, self._device, language)
+                for name, step in self._steps(partition).items()
+            }
+        return self._spaces[key]
+
+    def _languages(self) -> list[str]:
+        """Languages that can print every step of the default program."""
+        reasons: list[str] = []
+        able: list[str] = []
+        for language, renderer in self._renderers.items():
+            refusals = [
+                f"{language}: {step.name}: {reason}"
+                for s in self._programs(Partition())
+                for step in s.program.steps
+                if (reason := renderer.supports(step))
+            ]
+            reasons += refusals[:1]
+            if not refusals:
+                able.append(language)
+        if not able:
+            raise UnsupportedError(
+                "no language of this backend can print the reference's program",
+                got="; ".join(reasons) or "no renderer",
+                where=self._spec.name,
+            )
+        return able
+
+    def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
+        programs = [s.program for s in self._programs(genome.partition)]
+        renderer = self._renderers[genome.language]
+        candidate = renderer.render(self._spec, programs, dict(genome.steps))
+        return evolve(
+            candidate,
+            genome=genome.plain(),
+            parents=tuple(p.id for p in context.parents),
+            libraries=tuple(sorted({*candidate.libraries, *_libraries(programs)})),
+            origin=Origin(self.name, context.operator, {"move": note}),
+        )
+
+
+def _libraries(programs: Sequence[Program]) -> tuple[str, ...]:
+    return tuple(sorted({s.op for p in programs for s in p.steps if isinstance(s, LibraryCall)}))

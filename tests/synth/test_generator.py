@@ -1,0 +1,155 @@
+"""`SynthGenerator` with a renderer that prints the program as text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from kevolve_core.errors import UnsupportedError
+from kevolve_core.interfaces import Proposal
+from kevolve_core.ir import Program, Step
+from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
+from kevolve_core.model import Candidate, Device, Target
+from kevolve_core.serial import dumps, loads
+from kevolve_core.space import Constraint, Parameter, Point, Space
+from kevolve_core.synth.generator import SynthGenerator
+from kevolve_core.synth.genome import Genome
+
+SOURCE = """
+import torch
+import torch.nn.functional as F
+
+def f(x, w):
+    return F.softmax(torch.relu(x) @ w, -1).sum(0)
+"""
+SPEC = KernelSpec(
+    "f",
+    Reference(SOURCE, "f"),
+    (
+        Case("a", (InputSpec("x", (9, 7)), InputSpec("w", (7, 5)))),
+        Case("b", (InputSpec("x", (3, 4)), InputSpec("w", (4, 6))), role="holdout"),
+    ),
+)
+DEVICE = Device("null:0", "null", "null", Target("null", "none"))
+
+
+@frozen
+class Printer:
+    """Prints steps and choices; refuses steps whose name has ``refused`` in it."""
+
+    language: str = "text"
+    refused: str = "?"
+
+    def supports(self, step: Step) -> str:
+        return "it may not" if self.refused in step.name else ""
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        text = "\n".join([repr([s for p in programs for s in p.steps]), repr(sorted(choices.items()))])
+        return Candidate({"kernel.py": text}, "kernel.py", self.language, spec.reference.symbol)
+
+
+def space(step: Step, device: Device, language: str) -> Space:
+    del step, device, language
+    return Space(
+        (Parameter("tile", (1, 2, 4, 8), 2), Parameter("unroll", (1, 2, 4), 1)),
+        (Constraint("tile times unroll at most 16", lambda p: p["tile"] * p["unroll"] <= 16),),
+    )
+
+
+def generator(**renderers: Any) -> SynthGenerator:
+    return SynthGenerator(SPEC, renderers or {"text": Printer()}, space, DEVICE)
+
+
+def proposal(sequence: int, operator: str = "draft", *parents: Candidate, attempt: int = 0) -> Proposal:
+    return Proposal(SPEC, DEVICE, sequence, 7, operator, parents, attempt=attempt)
+
+
+def propose(context: Proposal, n: int = 1) -> list[Candidate]:
+    return list(asyncio.run(generator().propose(context, n)))
+
+
+def test_draft_zero_is_the_default_point_with_everything_fused() -> None:
+    (candidate,) = propose(proposal(0))
+    genome = Genome.parsed(candidate.genome)
+    assert genome is not None
+    assert not genome.partition.apart
+    assert all(dict(point) == {"tile": 2, "unroll": 1} for point in genome.steps.values())
+
+
+@pytest.mark.parametrize("operator", ["draft", "mutate", "crossover"])
+def test_the_same_proposal_gives_the_same_candidates(operator: str) -> None:
+    parents = propose(proposal(3), 2)
+    first = propose(proposal(5, operator, *parents), 3)
+    assert [c.id for c in first] == [c.id for c in propose(proposal(5, operator, *parents), 3)]
+
+
+def test_another_attempt_gives_another_candidate() -> None:
+    parent = propose(proposal(0))
+    ids = {propose(proposal(5, "mutate", *parent, attempt=k))[0].id for k in range(6)}
+    assert len(ids) > 3
+
+
+def test_candidates_of_one_proposal_differ_from_one_another_and_from_the_parents() -> None:
+    parent = propose(proposal(0))
+    found = propose(proposal(1, "mutate", *parent), 8)
+    assert len({c.id for c in found} | {parent[0].id}) == 9
+
+
+def test_crossover_takes_each_step_from_a_parent() -> None:
+    a, b = propose(proposal(3), 2)
+    (child,) = propose(proposal(4, "crossover", a, b))
+    assert child.parents == (a.id, b.id)
+    genomes = [Genome.parsed(c.genome) for c in (a, b, child)]
+    for name, point in genomes[2].steps.items():  # type: ignore[union-attr]
+        assert point in [g.steps[name] for g in genomes[:2] if g is not None and name in g.steps]
+
+
+def test_every_point_proposed_is_legal() -> None:
+    for sequence in range(12):
+        genome = Genome.parsed(propose(proposal(sequence))[0].genome)
+        assert genome is not None
+        for point in genome.steps.values():
+            assert space(None, DEVICE, "text").is_legal(point)  # type: ignore[arg-type]
+
+
+def test_a_parent_of_another_generator_leads_to_a_draft() -> None:
+    foreign = Candidate({"kernel.py": ""}, "kernel.py", "text")
+    assert len(propose(proposal(2, "mutate", foreign))) == 1
+
+
+def test_library_calls_are_declared() -> None:
+    assert propose(proposal(0))[0].libraries == ("aten::mm",)
+
+
+def test_a_genome_survives_storage() -> None:
+    (candidate,) = propose(proposal(6))
+    again = loads(Candidate, dumps(candidate))
+    assert Genome.parsed(again.genome) == Genome.parsed(candidate.genome)
+
+
+def test_partitions_are_searched_too() -> None:
+    parent = propose(proposal(0))
+    moved = [Genome.parsed(propose(proposal(k, "mutate", *parent))[0].genome) for k in range(1, 30)]
+    assert len({g.partition for g in moved if g is not None}) > 1
+
+
+def test_a_language_that_cannot_print_a_step_is_passed_over() -> None:
+    able = generator(broken=Printer("broken", "k_"), text=Printer())
+    assert asyncio.run(able.propose(proposal(0), 1))[0].language == "text"
+
+
+def test_no_able_language_names_the_step_and_the_reason() -> None:
+    with pytest.raises(UnsupportedError, match="it may not"):
+        asyncio.run(generator(broken=Printer("broken", "k_")).propose(proposal(0), 1))
+
+
+def test_work_counts_inputs_and_outputs_once_and_products_apart() -> None:
+    work = generator().work()["a"]
+    assert work.bytes == 4 * (9 * 7 + 7 * 5 + 5)
+    assert work.library_flops == 2 * 9 * 7 * 5
