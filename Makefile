@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml backends/cpu/pyproject.toml constraints.txt
 
-.PHONY: demo test check lint clean help
+.PHONY: demo test check lint compiler clean help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -22,12 +22,15 @@ help:
 	@echo "make check   the fast subset, under a minute"
 	@echo "make clean   remove $(VENV) and caches"
 
-demo: $(VENV)/.installed
-	@command -v g++ >/dev/null || command -v clang++ >/dev/null || { \
-	  echo "demo: no C++ compiler on PATH. Install one: 'apt-get install g++' or 'dnf install gcc-c++'." >&2; exit 2; }
-	@$(BIN)/kevolve evolve examples/rmsnorm.yaml --backend cpu --budget $(BUDGET) --seed 0 --out kevolve-runs/demo --force
+demo: compiler $(VENV)/.installed
+	@$(BIN)/kevolve evolve examples/rmsnorm.yaml --backend cpu --budget $(BUDGET) --seed 0
 
-test: $(VENV)/.installed-test lint
+compiler:
+	@command -v g++ >/dev/null || command -v clang++ >/dev/null || { \
+	  echo "setup: no C++ compiler on PATH. Install one: 'apt-get install g++' or 'dnf install gcc-c++'" >&2; \
+	  exit 2; }
+
+test: compiler $(VENV)/.installed-test lint
 	@$(BIN)/python -m pytest
 
 check: $(VENV)/.installed-test

@@ -3,6 +3,7 @@ events."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ _PHASES = {
     "confirm": "confirming in a fresh process",
     "done": "writing the report",
 }
-_HEARTBEAT_S = 10.0  # a silent log looks like a hang (estimated)
+_HEARTBEAT_S, _SILENCE_S = 10.0, 30.0  # between lines with and without news (estimated)
 _ID = 8  # characters of a candidate's id that are shown
 
 
@@ -57,6 +58,9 @@ class State:
     stopped: str = ""
     _seconds: float = 0.0
     _since: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._since = self.clock()
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
@@ -118,9 +122,10 @@ class State:
             return ""
         parts = []
         if self.budget.seconds is not None:
-            parts.append(f"{duration(max(0.0, self.budget.seconds - self.seconds))} left")
+            rest = self.budget.seconds - self.seconds
+            parts.append(f"{duration(rest)} left" if rest > 0 else "time is up, evaluations in flight end")
         if self.budget.candidates is not None:
-            parts.append(f"{max(0, self.budget.candidates - self.evaluated)} candidates left")
+            parts.append(f"{counted(max(0, self.budget.candidates - self.evaluated))} left")
         return ", ".join(parts) or "no limit"
 
     def best_text(self) -> str:
@@ -146,7 +151,7 @@ class Progress(Protocol):
 
 
 class PlainLines:
-    """One line for what matters, at least one every ten seconds of events."""
+    """One line for what matters, and now and then one that says it goes on."""
 
     def __init__(self, state: State, stream: TextIO) -> None:
         self._state, self._stream = state, stream
@@ -165,14 +170,30 @@ class PlainLines:
                 self._stamped(ended + _PHASES.get(phase, phase))
             case RunStarted(resumed=True, proposals=proposals, seconds=seconds):
                 self._stamped(f"resumed after {proposals} proposals and {duration(seconds)}")
-            case Evaluated() if state.clock() - self._shown >= _HEARTBEAT_S:
-                self._stamped(
-                    f"{state.evaluated} candidates, best {state.best_text()}, failures: "
-                    f"{state.failures_text()}, {state.left()}"
-                )
+            case Evaluated(phase=phase) if phase != "search":
+                score = f"{event.score:.2f}x {state.evidence}" if event.score else words(event.verdict.value)
+                self._stamped(f"{phase}: candidate {event.candidate_id[:_ID]} {score}")
+            case Evaluated() if self.silent >= _HEARTBEAT_S:
+                self.beat()
 
     def note(self, text: str) -> None:
         self._line(text)
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last line."""
+        return self._state.clock() - self._shown
+
+    def beat(self) -> None:
+        """A line that says where the run is, although nothing new has happened."""
+        state = self._state
+        if state.phase == "search":
+            self._stamped(
+                f"{counted(state.evaluated)} evaluated, best {state.best_text()}, failures: "
+                f"{state.failures_text()}, {state.left()}"
+            )
+        else:
+            self._stamped(f"still {_PHASES.get(state.phase, state.phase)}")
 
     def _stamped(self, text: str) -> None:
         self._shown = self._state.clock()
@@ -226,11 +247,36 @@ class LiveDisplay:
 def display(state: State, console: Console) -> Iterator[Progress]:
     """The right display for ``console``; a live one is gone when the block ends."""
     if not console.is_terminal or console.is_dumb_terminal:
-        yield PlainLines(state, console.file)  # type: ignore[arg-type]  # rich types its file as IO[str]
+        plain = PlainLines(state, console.file)  # type: ignore[arg-type]  # rich types its file as IO[str]
+        with _beating(plain):
+            yield plain
         return
     live = LiveDisplay(state)
     with Live(live, console=console, refresh_per_second=4, transient=True):
         yield live
+
+
+@contextmanager
+def _beating(plain: PlainLines) -> Iterator[None]:
+    """While the block runs, a line at least every thirty seconds: a silent log looks like a hang."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(_HEARTBEAT_S):
+            if plain.silent >= _SILENCE_S:
+                plain.beat()
+
+    thread = threading.Thread(target=beat, name="kevolve-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def counted(candidates: int) -> str:
+    return f"{candidates} candidate{'' if candidates == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

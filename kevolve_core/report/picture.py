@@ -71,11 +71,11 @@ def _draw_scores(axes: Axes, record: RunRecord) -> None:
         axes.step(
             [*times, end], [*best, best[-1]], where="post", color=_BLUE, linewidth=2, label="best so far"
         )
-        _draw_confirmed(axes, record, end)
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
     else:
         axes.text(0.5, 0.5, "no accepted candidate", transform=axes.transAxes, ha="center", color=_ORANGE)
-    top = max([1.0, *best]) if times else 1.0
+    top = max([1.0, _draw_confirmed(axes, record, end), *best])
+    if times:
+        axes.legend(loc="lower right", frameon=False, fontsize=8)
     axes.set_ylim(0, top * 1.15 + 0.05)
     axes.set_xlim(0, end * 1.02 if end > 0 else 1.0)
     axes.text(
@@ -86,19 +86,20 @@ def _draw_scores(axes: Axes, record: RunRecord) -> None:
     _tidy(axes)
 
 
-def _draw_confirmed(axes: Axes, record: RunRecord, end: float) -> None:
-    """The result itself: measured again in a fresh process, after the search."""
+def _draw_confirmed(axes: Axes, record: RunRecord, end: float) -> float:
+    """The result itself, measured again in a fresh process after the search; returns its upper end."""
     if not record.result.confirmed or record.evaluation is None:
-        return
+        return 0.0
     speedup = overall_speedup(record.spec, record.evaluation)
     if speedup is None:
-        return
+        return 0.0
     ratio = speedup.ratio
     axes.errorbar(
         [end], [ratio.value], yerr=[[ratio.value - ratio.low], [ratio.high - ratio.value]],
         fmt="D", color=_ORANGE, markersize=5, capsize=3, clip_on=False, zorder=5,
         label=f"confirmed {format_ratio(ratio, speedup.evidence)}",
     )  # fmt: skip
+    return ratio.high
 
 
 def _draw_failures(axes: Axes, record: RunRecord) -> None:
