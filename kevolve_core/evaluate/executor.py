@@ -178,6 +178,8 @@ class LocalExecutor:
             detail = stage.run(trial)
         except (RejectedError, CompileError, UnsupportedError, WorkerError) as error:
             verdict = _verdict(error, stage.name)
+            if stage.on_device and verdict.kind is VerdictKind.RULE_VIOLATION:
+                self._session.retire(trial.lane)  # whatever it did to its process ends with it
             seconds = time.perf_counter() - start
             records.append(StageRecord(stage.name, seconds, verdict.kind.value))
             return verdict

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from attrs import define, field
 
-from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare, scale_of
+from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare, parity_bound, scale_of
 from kevolve_core.evaluate.workload import compulsory_work
 from kevolve_core.isolate.sandbox import hide_memory
-from kevolve_core.isolate.tensors import describe, flatten, open_block, pack_block
+from kevolve_core.isolate.tensors import Block, ReusableBlock, describe, flatten, open_block, pack_block
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.serial import from_plain
 from kevolve_core.spec.runtime import (
@@ -70,6 +70,7 @@ class OracleRole:
         self._handles: dict[int, _Handle] = {}
         self._pools: dict[str, tuple[int, int, tuple[Any, ...]]] = {}
         self._next = 0
+        self._fresh = ReusableBlock()
 
     def op_plan(self, case: str) -> tuple[Any, list[Any]]:
         """Variants, layouts, sizes and random inputs of a case; runs the reference once, so a broken one
@@ -122,7 +123,7 @@ class OracleRole:
         shifts = [self._random(t.numel()) if self._rotates(c, i, t) else 0 for i, t in enumerate(pool)]
         inputs = tuple(_rotated(t, s) if s else t for t, s in zip(pool, shifts, strict=True))
         label = {"case": case, "variant": "base", "layout": "contiguous", "seed": seed, "rotation": shifts}
-        return self._publish(_Handle(c, inputs, label))
+        return self._publish(_Handle(c, inputs, label), self._fresh.fill(list(inputs)))
 
     def op_drop(self, handle: int) -> tuple[Any, list[Any]]:
         """Forget a handle."""
@@ -144,6 +145,30 @@ class OracleRole:
         h = self._answered(handle)
         leaves, structure = flatten(open_block(fds[0], layout))
         return {**self._judged(h, leaves, structure), "label": h.label}, []
+
+    def op_agree(
+        self, fds: Sequence[int], like: int, layout: Any, baseline_layout: Any
+    ) -> tuple[Any, list[Any]]:
+        """Whether a candidate's output (first descriptor) agrees with the eager baseline's on the same input
+        (second) about as well as the bound of handle ``like``, of the same distribution, lets two right
+        results agree.
+
+        A cheap check that a timed call did its work: yes is enough for that, no is no verdict but a reason to
+        judge.
+        """
+        h = self._answered(like)
+        leaves, structure = flatten(open_block(fds[0], layout))
+        others, other_structure = flatten(open_block(fds[1], baseline_layout))
+        if structure != other_structure or [describe(v) for v in leaves] != [describe(v) for v in others]:
+            return {"agree": False}, []
+        return {"agree": all(map(self._agrees, leaves, others, h.scales, h.baseline or ()))}, []
+
+    def _agrees(self, leaf: torch.Tensor, other: torch.Tensor, scale: float, baseline: BaselineLeaf) -> bool:
+        if not leaf.is_floating_point():
+            return bool(torch.equal(leaf, other))
+        if self._spec.precision.policy == "relaxed" or leaf.numel() == 0:
+            return not leaf.numel()
+        return float((leaf - other).abs_().max()) <= 2 * parity_bound(leaf.dtype, scale, baseline)
 
     def op_audit(self, case: str) -> tuple[Any, list[Any]]:
         """Which worthless outputs the tolerance would accept on every variant of a case: zeros, a constant,
@@ -187,10 +212,9 @@ class OracleRole:
             if not isinstance(leaf, torch.Tensor) or describe(leaf) != signature:
                 return _wrong(f"output {i} has another type", got=describe(leaf), expected=signature)
         baselines: list[BaselineLeaf | None] = list(h.baseline or [None] * len(leaves))
-        if len(h.scales) != len(h.expected):
-            h.scales = [scale_of(e) for e in h.expected]
+        scales: list[float | None] = [*h.scales] or [None] * len(leaves)
         for i, (leaf, expected, baseline) in enumerate(zip(leaves, h.expected, baselines, strict=True)):
-            mismatch = compare(leaf, expected, baseline, self._spec.precision, h.scales[i])
+            mismatch = compare(leaf, expected, baseline, self._spec.precision, scales[i])
             if mismatch is not None:
                 where = f"output {i}: " if len(leaves) > 1 else ""
                 return _wrong(where + mismatch.reason, output=i, **mismatch.detail())
@@ -204,6 +228,8 @@ class OracleRole:
                 leaves, h.structure = flatten(self._run(self._reference(h.case), h.inputs))
                 h.signature = [describe(leaf) for leaf in leaves]
                 h.baseline = [baseline_leaf(v, r) for v, r in zip(leaves, h.expected, strict=True)]
+        if not h.scales:
+            h.scales = [scale_of(e) if e.is_floating_point() else 0.0 for e in h.expected]
         return h
 
     def _double_leaves(self, h: _Handle) -> list[Any]:
@@ -234,10 +260,10 @@ class OracleRole:
         label = {"case": case.name, "variant": variant, "layout": layout, "seed": seed}
         return _Handle(case, inputs, label)
 
-    def _publish(self, h: _Handle) -> tuple[Any, list[Any]]:
+    def _publish(self, h: _Handle, block: Block | None = None) -> tuple[Any, list[Any]]:
         self._next += 1
         self._handles[self._next] = h
-        block = pack_block(list(h.inputs))
+        block = block or pack_block(list(h.inputs))
         return {"handle": self._next, "label": h.label, "layout": block.layout}, [block]
 
     def _rotates(self, case: Case, position: int, tensor: Any) -> bool:

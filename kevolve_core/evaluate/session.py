@@ -121,7 +121,7 @@ class Session:
         self.backend = backend
         self._ref = ref
         self._seed = seed
-        self._secret = secret
+        self.secret = secret
         self._workdir = workdir
         self._threads = int(device.facts.get("threads", os.cpu_count() or 1))
         self._oracle: WorkerProcess | None = None
@@ -131,6 +131,7 @@ class Session:
         self._plans: dict[str, CasePlan] = {}
         self._states: dict[str, tuple[Any, int]] = {}
         self._broken_baselines: dict[str, str] = {}
+        self._kept: dict[tuple[str, str, str], Inputs] = {}
         self.limits = Limits(
             float(spec.options.get("timeout_s", 60.0)), int(spec.options.get("memory_bytes", 8 << 30))
         )
@@ -144,9 +145,10 @@ class Session:
             config = {
                 "spec": to_plain(self.spec),
                 "seed": self._seed,
-                "secret": self._secret,
+                "secret": self.secret,
                 "threads": self._threads,
             }
+            self._kept.clear()
             self._oracle = self._spawn("oracle", "kevolve_core.evaluate.oracle:OracleRole", config)
         return self._oracle
 
@@ -181,6 +183,38 @@ class Session:
     def fresh(self, case: Case) -> Inputs:
         """Inputs that no call has seen before, for timing."""
         return _inputs(self.ask("fresh", {"case": case.name}))
+
+    def kept(self, case: Case, variant: str, layout: str) -> Inputs:
+        """Inputs drawn once and kept for every candidate, with the answers on them."""
+        key = (case.name, variant, layout)
+        if key not in self._kept:
+            inputs = self.draw(case, variant, layout)
+            self._yardstick(inputs, case)
+            self._kept[key] = inputs
+        return self._kept[key]
+
+    def drawn(self, case: Case, variant: str, layout: str, salt: int) -> Inputs:
+        """New inputs with the baseline's answer, to be dropped after use."""
+        inputs = self.draw(case, variant, layout, salt)
+        self._yardstick(inputs, case)
+        return inputs
+
+    def eager(self, case: Case) -> Contender | None:
+        """The eager baseline on ``case``: the yardstick of the parity policy."""
+        which = next((b for b in self.baselines() if b.kind == "eager"), None)
+        return None if which is None else self.baseline(which, case)
+
+    def _yardstick(self, inputs: Inputs, case: Case) -> None:
+        eager = self.eager(case)
+        if eager is None:
+            return
+        eager.prepare(inputs, flush=False, poison=0)
+        eager.run()
+        reply, fd = eager.collect()
+        try:
+            self.ask("baseline", {"handle": inputs.handle, "layout": reply.value["layout"]}, (fd,))
+        finally:
+            os.close(fd)
 
     def drop(self, inputs: Inputs) -> None:
         """Forget an input set everywhere."""
@@ -276,6 +310,9 @@ class Session:
             if worker is not None:
                 worker.kill()
         self._oracle = self._baselines = None
+        for inputs in self._kept.values():
+            inputs.close()
+        self._kept.clear()
         for _, fd in self._states.values():
             with contextlib.suppress(OSError):
                 os.close(fd)

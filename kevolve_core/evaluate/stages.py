@@ -22,10 +22,9 @@ from kevolve_core.evaluate.race import (
     judge_output,
     measure,
     measurement,
-    register_baseline,
 )
 from kevolve_core.evaluate.rules import check_candidate
-from kevolve_core.evaluate.session import Contender, Session, closing
+from kevolve_core.evaluate.session import Contender, Session
 from kevolve_core.evaluate.statistics import weighted_geomean
 from kevolve_core.interfaces import Compiler, EvaluationRequest, Work
 from kevolve_core.kernelspec import Case
@@ -105,11 +104,10 @@ def small(trial: Trial) -> Mapping[str, Any]:
     case = _smallest(trial)
     checked = _check(trial, case, everything=True)
     contender = trial.contender(case)
-    with closing(trial.session.draw(case, "base", "contiguous"), trial.session) as inputs:
-        contender.prepare(inputs, flush=False, poison=0)
-        trial.library_calls = tuple(
-            contender.worker.call("trace", limits=contender.limits).value["library_calls"]
-        )
+    contender.prepare(trial.session.kept(case, "base", "contiguous"), flush=False, poison=0)
+    trial.library_calls = tuple(
+        contender.worker.call("trace", limits=contender.limits).value["library_calls"]
+    )
     if trial.library_calls and trial.request.spec.options.get("library_calls") == "forbid":
         raise RejectedError("rule_violation", f"calls {trial.library_calls[0]}, which the spec forbids")
     return {"checked": checked, "library_calls": list(trial.library_calls)}
@@ -214,27 +212,26 @@ def _smallest(trial: Trial) -> Case:
 
 
 def _check(trial: Trial, case: Case, *, everything: bool, salt: int = 0) -> int:
-    """Run the candidate untimed on variants and layouts of a case and have every output judged."""
+    """Run the candidate untimed on variants and layouts of a case and have every output judged. Without
+    ``salt`` the inputs are those that every candidate of the session is tried on."""
     session = trial.session
     plan = session.plan(case)
     todo = [(v, "contiguous") for v in plan.variants]
     todo += [("base", layout) for layout in plan.layouts if layout != "contiguous"]
     if not everything and plan.elements > _SMALL and len(todo) > 2:
-        hostile = random.Random(f"{trial.request.seed}/{trial.request.candidate.id}/{case.name}")
+        hostile = random.Random(f"{session.secret}/{case.name}")
         todo = [todo[0], hostile.choice(todo[1:])]
     contender = trial.contender(case)
-    eager = next((b for b in session.baselines() if b.kind == "eager"), None)
     for variant, layout in todo:
-        with closing(session.draw(case, variant, layout, salt), session) as inputs:
+        inputs = session.drawn(case, variant, layout, salt) if salt else session.kept(case, variant, layout)
+        try:
             contender.prepare(inputs, flush=False, poison=plan.output_bytes)
             contender.run()
             inspect_process(contender, inputs.label)
-            yardstick = session.baseline(eager, case) if eager is not None else None
-            if yardstick is not None:
-                yardstick.prepare(inputs, flush=False, poison=0)
-                yardstick.run()
-                register_baseline(session, yardstick, inputs)
             judge_output(session, contender, inputs)
+        finally:
+            if salt:
+                session.drop(inputs)
     return len(todo)
 
 
@@ -247,8 +244,7 @@ def _time(trial: Trial, phase: str, rounds: int, *, checks: int, best_only: bool
             for b in session.baselines()
             if (not best_only or b.name == best) and (side := session.baseline(b, case)) is not None
         ]
-        eager = next((b for b in session.baselines() if b.kind == "eager"), None)
-        witness = session.baseline(eager, case) if eager is not None else None
+        witness = session.eager(case)
         contender = trial.contender(case)
         floor = _floor(trial, case)
 
@@ -259,7 +255,7 @@ def _time(trial: Trial, phase: str, rounds: int, *, checks: int, best_only: bool
             witness: Contender | None = witness,
             floor: float = floor,
         ) -> Measurement:
-            budget = Rounds(rounds, checks, trial.plan.seconds)
+            budget = Rounds(rounds, checks, trial.plan.seconds, cheap=phase == "quick")
             samples = measure(session, case, [contender], baselines, budget, seed=seed, witness=witness)
             return measurement(samples, contender.name, case.name, session, phase, floor, seed)
 

@@ -18,17 +18,18 @@ from attrs import field, frozen
 
 from kevolve_core.kernelspec import Precision
 
-__all__ = ["BaselineLeaf", "Mismatch", "baseline_leaf", "compare", "scale_of"]
+__all__ = ["BaselineLeaf", "Mismatch", "baseline_leaf", "compare", "parity_bound", "scale_of"]
 
 _SPREAD_SHARE = 0.02
 
 
 @frozen
 class BaselineLeaf:
-    """What one output leaf of the eager baseline contributes to the judgement of others on the same input."""
+    """What one output leaf of the eager baseline contributes to the judgement of others on the same input:
+    its error and, for integers and where something is not finite, its value."""
 
     error: float
-    value: torch.Tensor = field(eq=False)
+    value: torch.Tensor | None = field(default=None, eq=False, repr=False)
 
 
 @frozen
@@ -87,7 +88,8 @@ def baseline_leaf(value: torch.Tensor, reference: torch.Tensor) -> BaselineLeaf:
     """The baseline's own error against ``reference`` (float64, or the exact integers)."""
     if not value.is_floating_point():
         return BaselineLeaf(0.0, value)
-    return BaselineLeaf(float(_errors(value, reference)[1]), value)
+    _, worst, all_finite = _errors(value, reference)
+    return BaselineLeaf(worst, None if all_finite else value)
 
 
 def _errors(value: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, float, bool]:
@@ -98,6 +100,12 @@ def _errors(value: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor,
         return error, worst, True
     error[~(torch.isfinite(value) & torch.isfinite(reference))] = 0.0
     return error, float(error.max()), False
+
+
+def parity_bound(dtype: torch.dtype, scale: float, baseline: BaselineLeaf | None) -> float:
+    """The largest absolute error that ``parity`` allows."""
+    epsilon: float = torch.finfo(dtype).eps
+    return max(4 * epsilon * scale, 0.0 if baseline is None else 2 * baseline.error)
 
 
 def compare(
@@ -133,9 +141,7 @@ def compare(
             return None
     else:
         bounds, excess = None, error
-        limit = 4 * torch.finfo(out.dtype).eps * (scale_of(reference) if scale is None else scale)
-        if baseline is not None:
-            limit = max(limit, 2 * baseline.error)
+        limit = parity_bound(out.dtype, scale_of(reference) if scale is None else scale, baseline)
         if worst_error <= limit:
             return None
     index = _unravel(int(excess.argmax()), out.shape)
@@ -154,7 +160,7 @@ def _compare_exact(
     out: torch.Tensor, reference: torch.Tensor, baseline: BaselineLeaf | None
 ) -> Mismatch | None:
     wrong = out != reference.to(out.dtype)
-    if baseline is not None:
+    if baseline is not None and baseline.value is not None:
         wrong &= out != baseline.value
     if not bool(wrong.any()):
         return None
@@ -176,7 +182,7 @@ def _compare_nonfinite(
     if not bool(suspicious.any()):
         return None
     same = _same_nonfinite(out, expected)
-    if baseline is not None:
+    if baseline is not None and baseline.value is not None:
         same |= _same_nonfinite(out, baseline.value)
     wrong = suspicious & ~same
     if not bool(wrong.any()):

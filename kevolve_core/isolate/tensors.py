@@ -18,10 +18,21 @@ from attrs import frozen
 
 from kevolve_core.errors import WorkerError
 
-__all__ = ["Block", "LayoutError", "describe", "flatten", "open_block", "pack_block", "unflatten"]
+__all__ = [
+    "Block",
+    "LayoutError",
+    "ReusableBlock",
+    "describe",
+    "flatten",
+    "open_block",
+    "pack_block",
+    "unflatten",
+]
 
 _ALIGN = 64
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if hasattr(fcntl, "F_SEAL_WRITE") else 0
+_SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE
+_F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h; not in Python's fcntl
 
 
 class LayoutError(WorkerError):
@@ -94,8 +105,58 @@ def pack_block(tree: Any, *, keep_strides: bool = True) -> Block:
     layout.
     """
     leaves, structure = flatten(tree)
+    entries, tensors, size = _arranged(leaves, keep_strides)
+    fd = os.memfd_create("kevolve", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        if size:
+            os.ftruncate(fd, size)
+            with mmap.mmap(fd, size) as memory:
+                _fill(memory, entries, tensors)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Block(fd, {"structure": structure, "leaves": entries})
+
+
+class ReusableBlock:
+    """A memory file that its owner fills again and again, and that nobody else can write or resize.
+
+    What was sent of an earlier content must no longer be in use when it is filled: it saves mapping fresh
+    pages for inputs of hundreds of megabytes.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._memory: mmap.mmap | None = None
+        self._size = -1
+
+    def fill(self, tree: Any) -> Block:
+        """Copy ``tree`` in; the block's descriptor is a duplicate, the caller's to close."""
+        leaves, structure = flatten(tree)
+        entries, tensors, size = _arranged(leaves, True)
+        if size != self._size:
+            self.close()
+            self._fd = os.memfd_create("kevolve", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(self._fd, size)
+            self._memory = mmap.mmap(self._fd, size) if size else None
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SIZE_SEALS | _F_SEAL_FUTURE_WRITE)
+            self._size = size
+        if self._memory is not None:
+            _fill(self._memory, entries, tensors)
+        return Block(os.dup(self._fd), {"structure": structure, "leaves": entries})
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._memory, self._size = -1, None, -1
+
+
+def _arranged(leaves: list[Any], keep_strides: bool) -> tuple[list[dict[str, Any]], list[torch.Tensor], int]:
+    """Layout entries of all leaves, the tensors among them, and the bytes they need."""
     entries: list[dict[str, Any]] = []
-    copies: list[tuple[int, torch.Tensor]] = []
+    tensors: list[torch.Tensor] = []
     size = 0
     for leaf in leaves:
         if not isinstance(leaf, torch.Tensor):
@@ -117,23 +178,17 @@ def pack_block(tree: Any, *, keep_strides: bool = True) -> Block:
                 "offset": size,
             }
         )
-        copies.append((size, tensor))
+        tensors.append(tensor)
         size += -(-extent * tensor.element_size() // _ALIGN) * _ALIGN
-    fd = os.memfd_create("kevolve", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        if size:
-            os.ftruncate(fd, size)
-            with mmap.mmap(fd, size) as memory:
-                for (offset, tensor), entry in zip(copies, [e for e in entries if "shape" in e], strict=True):
-                    view = _view(memory, offset, entry)
-                    if view is not None:
-                        view.copy_(tensor)
-                    del view
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return Block(fd, {"structure": structure, "leaves": entries})
+    return entries, tensors, size
+
+
+def _fill(memory: mmap.mmap, entries: list[dict[str, Any]], tensors: list[torch.Tensor]) -> None:
+    for tensor, entry in zip(tensors, [e for e in entries if "shape" in e], strict=True):
+        view = _view(memory, entry["offset"], entry)
+        if view is not None:
+            view.copy_(tensor)
+        del view  # an exported view would keep the mapping open
 
 
 def _plain_scalar(value: Any) -> Any:
@@ -151,14 +206,16 @@ def _view(memory: mmap.mmap, offset: int, entry: dict[str, Any]) -> torch.Tensor
     return flat.as_strided(entry["shape"], entry["strides"], entry["lead"])
 
 
-def open_block(fd: int, layout: dict[str, Any], *, copy: bool = False) -> Any:
-    """Map a memory file and return its tree; with ``copy`` tensors own private memory.
+def open_block(fd: int, layout: dict[str, Any], *, copy: bool = False, trusted: bool = False) -> Any:
+    """Map a memory file and return its tree; with ``copy`` tensors own private memory. One that is
+    ``trusted`` may be its sender's to write again (`ReusableBlock`).
 
     Raises:
         LayoutError: the file is not sealed, or the layout reaches outside it.
     """
     try:
-        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        wanted = _SIZE_SEALS if trusted else _SEALS
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & wanted != wanted:
             raise LayoutError("a memory file is not sealed")
         size = os.fstat(fd).st_size
         # A private mapping: torch knows no read-only tensors, and a stray write must not be a segfault.
