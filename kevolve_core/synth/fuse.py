@@ -100,7 +100,7 @@ class Fusion:
     def analyse(self) -> None:
         """Find what every live definition reads, splitting axes until index maps are free of divisions.
 
-        What a definition reads depends on its own axes alone, so a split makes only their owner be read again.
+        What a definition reads depends on its own axes alone, so a split re-reads only their owner.
         """
         queue = list(self.required)
         while queue:
