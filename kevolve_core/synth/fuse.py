@@ -98,19 +98,42 @@ class Fusion:
         return Inliner(self.defs, self.ix, self.is_leaf, lambda load: None if load.buffer == name else load)
 
     def analyse(self) -> None:
-        """Find what every live definition reads, splitting axes until index maps are free of divisions."""
-        for _ in range(64):  # every round splits an axis; extents shrink, so this ends
-            self.accesses = {}
-            queue = list(self.required)
-            while queue:
-                name = queue.pop()
-                if name in self.accesses or self.defs[name].kind in {"input", "param", "constant"}:
-                    continue
-                self.accesses[name] = self._reads(name)
-                queue.extend(a.name for a in self.accesses[name])
-            self._live = sorted(self.accesses, key=self.order.__getitem__)
-            if not self._split_once():
+        """Find what every live definition reads, splitting axes until index maps are free of divisions.
+
+        What a definition reads depends on its own axes alone, so a split re-reads only their owner.
+        """
+        queue = list(self.required)
+        while queue:
+            name = queue.pop()
+            if name in self.accesses or self.defs[name].kind in {"input", "param", "constant"}:
+                continue
+            self._read(name)
+            queue.extend(a.name for a in self.accesses[name])
+        self._live = sorted(self.accesses, key=self.order.__getitem__)
+        while any(self._split_for_match(name) for name in self._live):
+            pass
+
+    def _read(self, name: str) -> None:
+        """Note what ``name`` reads, after splitting its axes where that rids an index of a division."""
+        while True:
+            self.accesses[name] = self._reads(name)
+            indices = (e for access in self.accesses[name] for e in access.index)
+            wanted = next((w for e in indices if (w := self.axes.wanted_split(e)) is not None), None)
+            if wanted is None:
                 return
+            self.axes.split(*wanted)
+
+    def _split_for_match(self, name: str) -> bool:
+        """Split an axis of ``name`` or of what it reads so that their rows compare; whether one was."""
+        for access in self.accesses[name]:
+            if self.iterates(access.name):
+                found = self._matched(access)
+                if isinstance(found, tuple):
+                    self.axes.split(*found)
+                    self._read(access.name)
+                    self._read(name)
+                    return True
+        return False
 
     def _reads(self, name: str) -> tuple[Access, ...]:
         d = self.defs[name]
@@ -124,22 +147,6 @@ class Fusion:
         else:
             inliner.at(d, tuple(self.ix.substitute(a, by) for a in d.axes))
         return tuple(inliner.accesses)
-
-    def _split_once(self) -> bool:
-        for name in self._live:
-            for access in self.accesses[name]:
-                for e in access.index:
-                    if (wanted := self.axes.wanted_split(e)) is not None:
-                        self.axes.split(*wanted)
-                        return True
-        for name in self._live:
-            for access in self.accesses[name]:
-                if self.iterates(access.name):
-                    found = self._matched(access)
-                    if isinstance(found, tuple):
-                        self.axes.split(*found)
-                        return True
-        return False
 
     def _matched(self, access: Access) -> list[tuple[str, str]] | tuple[str, int] | None:
         """Pairs (producer's axis, consumer's axis) where ``access`` reads the producer's current row."""

@@ -42,6 +42,15 @@ class TensorType:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def contiguous(self) -> bool:
+        step = 1
+        for n, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if n != 1 and stride != step:
+                return False
+            step *= n
+        return True
+
 
 @frozen
 class Node:

@@ -65,7 +65,7 @@ class NestBuilder:
         base = _identifier(self.fusion.defs[group.members[-1]].node.lstrip("_"))
         n = self.names.get(base, 0)
         self.names[base] = n + 1
-        return f"k_{base}" if not n else f"k_{base}_{n}"
+        return f"k_{base}" if not n else f"k_{base}_n{n}"
 
     # --- statements -----------------------------------------------------------------------------------------
 

@@ -401,7 +401,7 @@ class _Assembler:
         several = count > 1
         output = next(n for n in names if n)
         return LibraryCall(
-            f"k_{first.node}", call.op, tuple(operands), output, attributes, None, (first.node,),
+            f"lib_{first.node}", call.op, tuple(operands), output, attributes, None, (first.node,),
             tuple(names) if several else (),
         )  # fmt: skip
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
 
-from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType, references, replace_refs
+from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, references, replace_refs
 
 __all__ = ["REWRITES", "simplified"]
 
 _IDENTITIES = frozenset(
     ["aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default", "aten.lift_fresh.default",
-     "aten.lift.default"]
+     "aten.lift.default", "aten.clone.default", "aten._to_copy.default", "aten.view.default",
+     "aten.reshape.default", "aten.expand.default"]
 )  # fmt: skip
 _IMPURE = ("aten.rand", "aten.bernoulli", "aten.normal", "aten.copy_.")
 _EXACT_WIDENING = {
@@ -66,32 +66,18 @@ def _key(n: Node, by: dict[str, str]) -> str:
 
 
 def identities(graph: Graph) -> Graph:
-    """Drop aliases, clones and conversions that change neither values nor type."""
+    """Drop aliases, and clones and conversions that change neither values nor type nor strides (a library
+    operator may care about those)."""
     types = {n.name: n.type for n in graph.nodes}
     by: dict[str, str] = {}
     kept: list[Node] = []
     for n in graph.nodes:
         first = n.args[0] if n.args else None
-        same = isinstance(first, Ref) and _same(types[first.name], n.type)
-        if (
-            isinstance(first, Ref)
-            and same
-            and (n.op in _IDENTITIES or n.op in {"aten.clone.default", _TO_COPY})
-        ) or (
-            isinstance(first, Ref)
-            and same
-            and n.op in {"aten.view.default", "aten.reshape.default", "aten.expand.default"}
-        ):
+        if isinstance(first, Ref) and n.op in _IDENTITIES and types[first.name] == n.type:
             by[n.name] = first.name
         else:
             kept.append(n)
     return graph.replaced(by, tuple(kept))
-
-
-def _same(a: Any, b: Any) -> bool:
-    return (
-        isinstance(a, TensorType) and isinstance(b, TensorType) and (a.shape, a.dtype) == (b.shape, b.dtype)
-    )
 
 
 def casts(graph: Graph) -> Graph:

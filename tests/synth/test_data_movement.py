@@ -185,3 +185,12 @@ def test_a_module_lists_its_whole_state(check: Any) -> None:
     program = check(module, [X])
     assert {b.source for b in program.params()} == set(module.state_dict())
     assert [b.data for b in program.buffers.values() if b.role == "constant"] == [(1.0, 1.0, 1.0, 1.0)]
+
+
+def test_an_opaque_operator_sees_the_strides_the_reference_gave_it(check: Any) -> None:
+    check(torch.nn.LSTM(8, 6, batch_first=True).eval().requires_grad_(False), [torch.randn(2, 7, 8)])
+
+
+def test_names_of_steps_are_unique(check: Any) -> None:
+    program = check(lambda x: torch.relu((x @ x.mT).exp() @ x) @ x.mT, [X4])
+    assert len({s.name for s in program.steps}) == len(program.steps)

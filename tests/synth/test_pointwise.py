@@ -55,16 +55,18 @@ def test_binary(check: Any, name: str) -> None:
     check(getattr(torch, name), [unit(5, 7), torch.randn(5, 7)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BINARY)
 def test_binary_with_broadcasting(check: Any, name: str) -> None:
     check(getattr(torch, name), [unit(4, 1, 7), torch.randn(3, 1)])
 
 
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", ["add", "div", "pow", "remainder", "maximum", "atan2", "lt", "logical_and"])
 def test_binary_promotes_integers_to_floats(check: Any, name: str) -> None:
     check(getattr(torch, name), [torch.randint(1, 5, (5, 7)), torch.randn(5, 7)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in BINARY if n not in {"div", "atan2", "hypot", "copysign"}])
 def test_binary_of_integers(check: Any, name: str) -> None:
     check(getattr(torch, name), [torch.randint(0, 9, (5, 7)), torch.randint(1, 4, (5, 7))])
@@ -79,7 +81,7 @@ def test_rounded_division(check: Any, mode: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_activation(check: Any, name: str, dtype: torch.dtype) -> None:
     check(getattr(F, name), [(torch.randn(5, 7) * 4).to(dtype)])
 
@@ -93,6 +95,7 @@ COMPOSITIONS: dict[str, Callable[..., Any]] = {
     "scalars": lambda x, y: (2 - x) * 3 + x**2 - x**3 / 1.5 + x**0.5 * 2 + 1 / x + 2**x + y,
     "alpha": lambda x, y: torch.add(x, y, alpha=2) - torch.sub(x, y, alpha=3),
     "bool_add": lambda x, y: (x > 0.5) + (y > 0),
+    "bool_bits": lambda x, y: ~((x > 0.5) & (y > 0)) ^ (y > 1) | (x > 0.9),
     "bool_mul": lambda x, y: (x > 0.5) * y,
     "where": lambda x, y: torch.where(x > 0.5, x, y),
     "masked_fill": lambda x, y: x.masked_fill(y > 0, -1e9),

@@ -10,18 +10,21 @@ import torch
 import torch.nn.functional as F
 
 REDUCTIONS = ["sum", "mean", "amax", "amin", "var", "std", "logsumexp"]
+#: What every run tries; the rest is marked slow.
+MODES = ["mean", *(pytest.param(r, marks=pytest.mark.slow) for r in ("sum", "none"))]
+DIMS = [(0, 2, 3), *(pytest.param(d, marks=pytest.mark.slow) for d in ((2, 3), (1,)))]
 Case = tuple[Callable[..., Any], list[Any]]
 
 
 @pytest.mark.parametrize("name", [*REDUCTIONS, "prod"])
 @pytest.mark.parametrize("dim", [-1, 0])
-@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("keepdim", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_reduction_over_a_dimension(check: Any, name: str, dim: int, keepdim: bool) -> None:
     check(lambda x: getattr(torch, name)(x, dim, keepdim=keepdim), [torch.randn(5, 7)])
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
-@pytest.mark.parametrize("dims", [(2, 3), (0, 2, 3), (1,)])
+@pytest.mark.parametrize("dims", DIMS)
 def test_reduction_over_dimensions(check: Any, name: str, dims: tuple[int, ...]) -> None:
     check(lambda x: getattr(torch, name)(x, dims), [torch.randn(2, 6, 3, 5)])
 
@@ -134,7 +137,7 @@ ELEMENTWISE = [
 ]
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("reduction", MODES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise_loss(check: Any, name: str, reduction: str) -> None:
     check(lambda x, y: getattr(F, name)(x, y, reduction=reduction), [torch.randn(5, 7), torch.rand(5, 7)])
@@ -158,7 +161,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("reduction", MODES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss(check: Any, name: str, reduction: str) -> None:
     x, y = torch.randn(5, 7), torch.randn(5, 7)

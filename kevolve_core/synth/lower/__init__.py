@@ -40,6 +40,7 @@ def lower(graph: Graph) -> Lowered:
     lowering = Lowering()
     values: dict[str, Any] = {}
     unknown: list[str] = []
+    types = {n.name: n.type for n in graph.nodes}
     for node in graph.nodes:
         lowering.node = node
         if node.op in {"input", "param", "constant"}:
@@ -58,7 +59,8 @@ def lower(graph: Graph) -> Lowered:
         try:
             if rule is None or _reads_empty(args):
                 unknown.append(node.op)
-                values[node.name] = library.opaque(lowering, node, args, kwargs)
+                packed = _plain(replace_refs(node.args, lambda r: _as_strided(lowering, values, types, r)))
+                values[node.name] = library.opaque(lowering, node, packed, kwargs)
             else:
                 values[node.name] = rule(lowering, *args, **kwargs)
         except KevolveError:
@@ -67,6 +69,14 @@ def lower(graph: Graph) -> Lowered:
             raise lowering.unsupported(f"no lowering for this use of the operator ({error})") from error
     lowering.node = None
     return Lowered(lowering, tuple(values[r.name] for r in graph.outputs), graph.structure, tuple(unknown))
+
+
+def _as_strided(lowering: Lowering, values: dict[str, Any], types: dict[str, Any], ref: Ref) -> Any:
+    """The value a library operator is to see: contiguous where the reference's was."""
+    value, kind = values[ref.name], types[ref.name]
+    if isinstance(value, Value) and isinstance(kind, TensorType) and kind.contiguous:
+        return lowering.packed(value)
+    return value
 
 
 def _leaf(lowering: Lowering, node: Node) -> Value:

@@ -18,7 +18,7 @@ from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND, elementwise_dty
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Const, Expr, Index, Load, Op, walk
 from kevolve_core.synth.graph import Node
-from kevolve_core.synth.index import ZERO, Indexer
+from kevolve_core.synth.index import ZERO, Indexer, linear
 
 __all__ = ["Call", "Def", "Lowering", "Table", "Value", "accumulator", "cast", "lowers", "wide"]
 
@@ -267,6 +267,17 @@ class Lowering:
     def materialised(self, x: Value, suffix: str = "copy") -> Value:
         """``x`` as a definition of its own."""
         return x if x.definition else self.point(x.shape, x.dtype, x.at, suffix)
+
+    def packed(self, x: Value) -> Value:
+        """``x`` as a contiguous view of memory: itself, or a copy."""
+        axes = self.own_axes(x.shape)
+        load = x.at(axes)
+        if isinstance(load, Load) and load.mask is None:
+            d = self.defs[load.buffer]
+            offset = self.ix.dot(load.index, d.strides) if d.strides else self.ix.ravel(load.index, d.shape)
+            if linear(offset)[1] == linear(self.ix.ravel(axes, x.shape))[1]:
+                return x
+        return self.point(x.shape, x.dtype, x.at, "packed")
 
     def library(self, op: str, args: Mapping[str, Any], node: Node) -> Value | tuple[Value | None, ...]:
         """A library call with ``args`` by the schema's names; the result, or the results where several."""

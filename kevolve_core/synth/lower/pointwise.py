@@ -51,8 +51,15 @@ for _name in ("neg", "abs", "sign", "relu"):
     _register(f"{_name}.default", partial(op, _name), "DEFAULT")
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     _register(f"{_name}.Tensor {_name}.Scalar", partial(test, _name), "ALWAYS_BOOL")
+
+
+def _bitwise(name: str) -> Callable[..., Expr]:
+    logical = f"logical_{name.removeprefix('bitwise_')}"
+    return lambda *args: test(logical, *args) if args[0].dtype == "bool" else op(name, *args)
+
+
 for _name in ("bitwise_and", "bitwise_or", "bitwise_xor"):
-    _register(f"{_name}.Tensor {_name}.Scalar {_name}.Scalar_Tensor", partial(op, _name), "DEFAULT")
+    _register(f"{_name}.Tensor {_name}.Scalar {_name}.Scalar_Tensor", _bitwise(_name), "DEFAULT")
 for _name in ("atan2", "hypot", "copysign"):
     _register(f"{_name}.default {_name}.Tensor", partial(op, _name), "INT_TO_FLOAT")
 _register("fmod.Tensor fmod.Scalar", partial(op, "fmod"), "DEFAULT")
@@ -60,7 +67,7 @@ _register("remainder.Tensor remainder.Scalar", partial(op, "remainder"), "DEFAUL
 _register("maximum.default", partial(op, "max"), "DEFAULT")
 _register("minimum.default", partial(op, "min"), "DEFAULT")
 _register("mul.Tensor mul.Scalar", partial(op, "mul"), "DEFAULT")
-_register("bitwise_not.default", partial(op, "bitwise_not"), "DEFAULT")
+_register("bitwise_not.default", _bitwise("bitwise_not"), "DEFAULT")
 _register(
     "bitwise_left_shift.Tensor __lshift__.Tensor __lshift__.Scalar", partial(op, "shift_left"), "DEFAULT"
 )
