@@ -161,14 +161,16 @@ class OracleRole:
         others, other_structure = flatten(open_block(fds[1], baseline_layout))
         if structure != other_structure or [describe(v) for v in leaves] != [describe(v) for v in others]:
             return {"agree": False}, []
-        return {"agree": all(map(self._agrees, leaves, others, h.scales, h.baseline or ()))}, []
+        sides = zip(leaves, others, h.scales, h.baseline or (), strict=True)
+        return {"agree": all(self._agrees(*side) for side in sides)}, []
 
     def _agrees(self, leaf: torch.Tensor, other: torch.Tensor, scale: float, baseline: BaselineLeaf) -> bool:
         if not leaf.is_floating_point():
             return bool(torch.equal(leaf, other))
         if self._spec.precision.policy == "relaxed" or leaf.numel() == 0:
             return not leaf.numel()
-        return float((leaf - other).abs_().max()) <= 2 * parity_bound(leaf.dtype, scale, baseline)
+        difference = float((leaf - other).abs_().max())  # NaN where either has one: no agreement
+        return difference <= 2 * parity_bound(leaf.dtype, scale, baseline)
 
     def op_audit(self, case: str) -> tuple[Any, list[Any]]:
         """Which worthless outputs the tolerance would accept on every variant of a case: zeros, a constant,

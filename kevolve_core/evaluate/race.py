@@ -77,8 +77,8 @@ def judge_output(session: Session, contender: Contender, inputs: Any) -> None:
 def _check_timed(
     session: Session, case: Case, contender: Contender, inputs: Any, witness: Contender | None, *, cheap: bool
 ) -> None:
-    """Judge the output of the timed call just made. A ``cheap`` check is content when it agrees with the eager
-    baseline's; whatever does not is judged in full."""
+    """Judge the output of the timed call just made. A ``cheap`` check is content when it agrees with the
+    eager baseline's; whatever does not is judged in full."""
     if witness is None:
         judge_output(session, contender, inputs)
         return
@@ -108,9 +108,9 @@ def _agrees(session: Session, case: Case, contender: Contender, layout: Any, fd:
 
 @frozen
 class Rounds:
-    """How often: ``count`` rounds after one that is not counted. The outputs of ``checks`` rounds at random are
-    judged, first by agreement with the eager baseline where ``cheap``. No further round starts after ``seconds``;
-    at least three are taken."""
+    """How often: ``count`` rounds after one that is not counted. The outputs of ``checks`` rounds at random
+    are judged, first by agreement with the eager baseline where ``cheap``. No further round starts after
+    ``seconds``; at least three are taken."""
 
     count: int
     checks: int
