@@ -10,7 +10,7 @@ from kevolve_core.ir import Buffer, Let, LoopNest, Search
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.kinds import STORAGE
 from kevolve_cpu.render.passes import Pass, passes_of
-from kevolve_cpu.render.preamble import Preamble
+from kevolve_cpu.render.preamble import HELPER_NAMES, Preamble
 from kevolve_cpu.render.printer import Printer
 from kevolve_cpu.render.scope import Scope
 from kevolve_cpu.render.sinks import Sinks
@@ -67,7 +67,9 @@ class _Nest:
             self.buffers, self.names, self.preamble, s.lanes, vector, {}, nest.spans(), frozenset(writes), loops,
             rows=self.lengths, linear=s.search == "linear",
         )  # fmt: skip
-        self.printer.reserved |= set(loops.values()) | {self.names[b] for b in (*reads, *writes)}
+        self.printer.reserved |= (
+            HELPER_NAMES | set(loops.values()) | {self.names[b] for b in (*reads, *writes)}
+        )
         for statement in nest.body:
             if isinstance(statement, Let):
                 self.printer.definitions[statement.name] = statement.value

@@ -146,7 +146,7 @@ class Lanes:
         if name == "where":
             return self.select(self.convert(args[0], "b1"), args[1], args[2])
         vec = any(a.vec for a in args)
-        if name in _LOGICAL or (name.startswith("bitwise") and kind == "b1"):
+        if name in _LOGICAL or (kind == "b1" and name in ("bitwise_and", "bitwise_or", "bitwise_xor")):
             return self._logical(name, args, vec)
         if name in ("logical_not", "bitwise_not"):
             a = args[0] if name == "bitwise_not" else self.convert(args[0], "b1")

@@ -6,12 +6,14 @@ the compiler maps to whatever the target has; ``<immintrin.h>`` would triple the
 
 from __future__ import annotations
 
+import re
+
 from attrs import define, field
 
 from kevolve_cpu.render.kinds import BITS, SCALAR
 from kevolve_cpu.render.vecmath import MATH
 
-__all__ = ["Preamble"]
+__all__ = ["HELPER_NAMES", "Preamble"]
 
 #: name -> (text, names of the helpers it calls)
 HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -430,6 +432,11 @@ template <class T> struct Scratch {
     ),
     **MATH,
 }
+
+#: functions and types that helpers define: no buffer or value may take their names
+HELPER_NAMES = frozenset(
+    word for text, _ in HELPERS.values() for word in re.findall(r"(?<=struct )\w+|\w+(?=[(<])", text)
+)
 
 
 @define
