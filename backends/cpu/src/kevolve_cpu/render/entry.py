@@ -11,8 +11,9 @@ from attrs import define, field, frozen
 from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_cpu.render.library import call_text, literal, row_operands, view_text
+from kevolve_cpu.render.printer import identifier
 
-__all__ = ["Launch", "entry_text", "identifier"]
+__all__ = ["Launch", "entry_text"]
 
 _HELPER = '''
 def _laid_out(tensor, strides):
@@ -33,12 +34,6 @@ class Launch:
     call: LibraryCall | None = None
     tile_rows: int = 0
     ranged: bool = False
-
-
-def identifier(name: str) -> str:
-    """``name`` as a Python and C++ identifier."""
-    clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
-    return clean if clean and not clean[0].isdigit() else f"_{clean}"
 
 
 @define
