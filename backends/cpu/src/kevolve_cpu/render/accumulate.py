@@ -96,8 +96,8 @@ class Accumulators:
         split: bool,
         vectorised: bool,
     ) -> dict[str, Value]:
-        """Loops over ``reduced`` (``count`` points) in ``scope``; ``others`` prints what else runs at every point.
-        Gives the values by name."""
+        """Loops over ``reduced`` (``count`` points) in ``scope``; ``others`` prints what else runs at
+        every point. Gives the values by name."""
         loops = self.loops
         schedule, vector = loops.schedule, loops.vector
         in_vectors = vectorised and vector in reduced

@@ -204,7 +204,8 @@ def entry_text(
     modules: Sequence[tuple[str, str, Mapping[str, str]]],
     names: Mapping[str, str],
 ) -> str:
-    """The text of `kernel.py`. ``modules`` has, a case, the variable, file and functions of its native code."""
+    """The text of `kernel.py`. ``modules`` has, a case, the variable, file and functions of its native
+    code."""
     parts = [f'"""{spec.name}: launches the generated C++ kernels."""\n\nimport torch\n']
     opened: list[str] = []
     for variable, file, functions in modules:

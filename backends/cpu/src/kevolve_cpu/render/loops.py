@@ -103,8 +103,8 @@ class Loops:
     def over_vectors(
         self, scope: Scope, axis: str, body: Callable[[Scope], None], unroll: int, refs: Refs | None = None
     ) -> None:
-        """A loop over ``axis`` by whole vectors, then the lanes that are left. ``refs`` are accumulators, declared
-        by the caller as ``name_0 … name_(unroll-1)``; the body knows them by ``name``."""
+        """A loop over ``axis`` by whole vectors, then the lanes that are left. ``refs`` are accumulators,
+        declared by the caller as ``name_0 … name_(unroll-1)``; the body knows them by ``name``."""
         lanes, v = self.schedule.lanes, self.printer.loops[axis]
         extent = self.nest.extent(axis)
         left = extent % lanes

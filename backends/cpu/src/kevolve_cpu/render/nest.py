@@ -66,8 +66,8 @@ class _Nest:
         reads, writes = parameters(self.original)
         loops = {a.name: _loop_name(a.name) for a in nest.axes}
         self.printer = Printer(
-            self.buffers, self.names, self.preamble, s.lanes, vector, {}, nest.spans(), frozenset(writes), loops,
-            rows=self.lengths, linear=s.search == "linear",
+            self.buffers, self.names, self.preamble, s.lanes, vector, {}, nest.spans(),
+            frozenset(writes), loops, rows=self.lengths, linear=s.search == "linear",
         )  # fmt: skip
         self.printer.reserved |= (
             HELPER_NAMES | set(loops.values()) | {self.names[b] for b in (*reads, *writes)}

@@ -24,19 +24,17 @@ from kevolve_cpu.spaces import resolve
 
 __all__ = ["CppRenderer"]
 
+_WORDS = """
+alignas alignof and asm bitand bitor bool catch char char16_t char32_t class compl const_cast delete do
+double dynamic_cast enum explicit export extern float friend goto int long mutable namespace new not_eq
+operator or_eq private protected public register reinterpret_cast short signed sizeof static
+static_assert static_cast switch template this thread_local throw typeid typename union unsigned using
+virtual void volatile wchar_t xor xor_eq and_eq linux unix main first_row last_row first last min range
+torch load_native
+"""
+
 #: what neither a buffer nor a value may be called: words of C++ and Python, and names the files use
-_RESERVED = (
-    frozenset(
-        "alignas alignof and asm bitand bitor bool catch char char16_t char32_t class compl const_cast delete do double "
-        "dynamic_cast enum explicit export extern float friend goto int long mutable namespace new not_eq operator or_eq "
-        "private protected public register reinterpret_cast short signed sizeof static static_assert static_cast switch "
-        "template this thread_local throw typeid typename union unsigned using virtual void volatile wchar_t xor xor_eq "
-        "and_eq linux unix main first_row last_row first last min range torch load_native".split()
-    )
-    | frozenset(keyword.kwlist)
-    | frozenset(keyword.softkwlist)
-    | HELPER_NAMES
-)
+_RESERVED = frozenset([*_WORDS.split(), *keyword.kwlist, *keyword.softkwlist]) | HELPER_NAMES
 
 
 @frozen
@@ -53,7 +51,7 @@ class CppRenderer:
         """Empty when ``step`` can be printed, else why not."""
         try:
             if isinstance(step, LibraryCall):
-                call_text(step, lambda i, o: o.buffer)
+                call_text(step, lambda _, operand: operand.buffer)
                 step_nest = step.epilogue
             else:
                 step_nest = step

@@ -54,7 +54,8 @@ class Sinks:
         return self.loops.vector
 
     def needed(self, sink: Sink, stop: frozenset[str] = frozenset()) -> set[str]:
-        """Names that ``sink`` depends on, through `Let` and `Search`, not looking inside those in ``stop``."""
+        """Names that ``sink`` depends on, through `Let` and `Search`, not looking inside those in
+        ``stop``."""
         found: set[str] = set()
         stack = list(expressions(sink))
         while stack:
@@ -80,7 +81,8 @@ class Sinks:
         for let in reversed(lets):
             wanted = [
                 p for p in passes
-                if any(let.name in self.needed(s, frozenset(k for k, q in self.kept.items() if q is not p)) for s in p.sinks)
+                if any(let.name in self.needed(s, frozenset(k for k, q in self.kept.items() if q is not
+                p)) for s in p.sinks)
             ]  # fmt: skip
             axes = frozenset(self.printer.spans[let.name]) & frozenset(inner)
             heavy = isinstance(let, Search) or any(isinstance(e, Op) for e in uses((let.value,)))
@@ -144,8 +146,8 @@ class Sinks:
         self.printer.arrays.update(arrays)
 
     def _array_reduce(self, p: Pass, task: Scope, order: list[str]) -> None:
-        """Results span the vector axis: the reduced axes are looped outside it and accumulators lie in working
-        storage, so that memory is read in order."""
+        """Results span the vector axis: the reduced axes are looped outside it and accumulators lie in
+        working storage, so that memory is read in order."""
         free = [a for a in order if a not in p.reduced]
         count = math.prod(self.loops.nest.extent(a) for a in p.reduced)
         lanes = Lanes(self.printer.preamble, self.loops.schedule.lanes)
