@@ -227,9 +227,7 @@ def entry_text(
         table.append(f"    ({guard}{',' if len(key) == 1 else ''}): {function},")
     parts.append("\n_CASES = {\n" + "\n".join(table) + "\n}\n")
     parts.append(_entry(spec, programs, keyed_by_params))
-    return "\n".join(p.strip("\n") + "\n" if i else p for i, p in enumerate(parts) if p).replace(
-        "\n\n\n\n", "\n\n\n"
-    )
+    return "\n\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
 
 
 def _entry(spec: KernelSpec, programs: Sequence[Program], keyed_by_params: bool) -> str:
