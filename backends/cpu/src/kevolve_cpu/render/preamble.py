@@ -51,7 +51,7 @@ inline void store(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v
         ("lanes", "store"),
     ),
     "stream": (
-        """// Store past the caches; p is aligned to the vector. The barrier after a parallel loop completes it.
+        """// Store past the caches; p is aligned to the vector. The barrier after a parallel loop ends it.
 template <class V> inline void stream(void *p, V v) {
 #if defined(__AVX512F__) && !defined(__clang__)
     if constexpr (sizeof v == 64) {
