@@ -8,12 +8,14 @@ from typing import Any
 
 from kevolve_core.ir import (
     Const,
+    Contract,
     Index,
     LibraryCall,
     Load,
     LoopNest,
     Op,
     Reduce,
+    Scan,
     Search,
     Step,
     Store,
@@ -24,7 +26,7 @@ from kevolve_core.space import Constraint, Parameter, Space
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
-from kevolve_cpu.render.tidy import expressions, uses
+from kevolve_cpu.render.tidy import consumed, expressions, uses
 
 __all__ = ["resolve", "schedule_space"]
 
@@ -64,8 +66,8 @@ def vector_axes(nest: LoopNest) -> tuple[str, ...]:
 
 
 def lane_choices(nest: LoopNest) -> tuple[int, ...]:
-    """Elements a vector may have. GCC splits vectors beyond the register for arithmetic and conversions, but turns
-    comparisons and selections of them into scalar code, so 64-bit ones keep to 64 bytes."""
+    """Elements a vector may have. GCC splits vectors beyond the register for arithmetic and conversions, but
+    turns comparisons and selections of them into scalar code, so 64-bit ones keep to 64 bytes."""
     widest = 4
     for s in nest.body:
         if isinstance(s, Search):
@@ -85,12 +87,8 @@ def _loads(e: Op) -> bool:
 
 
 def _inner_axes(nest: LoopNest) -> list[str]:
-    from kevolve_cpu.render.tidy import consumed
-
     taken = consumed(nest)
-    sinks = [
-        nest.span(s) for s in nest.body if not hasattr(s, "name") or hasattr(s, "axes") or hasattr(s, "axis")
-    ]
+    sinks = [nest.span(s) for s in nest.body if isinstance(s, (Reduce, Contract, Scan, Store))]
     return [a.name for a in nest.inner_axes if a.name in taken or not all(a.name in span for span in sinks)]
 
 
@@ -157,9 +155,9 @@ def _costly(e: Any) -> bool:
     return any(isinstance(x, Op) and x.name not in cheap for x in uses((e,)))
 
 
-def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> Space:
-    """Tunables of ``step``. A library call has those of its epilogue and ``tile_rows``: output rows a call (0: all
-    at once), so that the epilogue reads them while they are in the cache."""
+def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> Space:  # noqa: ARG001
+    """Tunables of ``step``. A library call has those of its epilogue and ``tile_rows``: output rows a
+    call (0: all at once), so that the epilogue reads them while they are in the cache."""
     facts: Mapping[str, Any] = device.facts if device is not None else {}
     cores = int(facts.get("cores", 2))
     nest = step.epilogue if isinstance(step, LibraryCall) else step

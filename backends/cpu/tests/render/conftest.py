@@ -1,3 +1,7 @@
+"""Puts the helpers of these tests on the path."""
+
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

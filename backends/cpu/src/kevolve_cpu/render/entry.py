@@ -11,8 +11,9 @@ from attrs import define, field, frozen
 from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_cpu.render.library import call_text, literal, row_operands, view_text
+from kevolve_cpu.render.printer import identifier
 
-__all__ = ["Launch", "entry_text", "identifier"]
+__all__ = ["Launch", "entry_text"]
 
 _HELPER = '''
 def _laid_out(tensor, strides):
@@ -33,12 +34,6 @@ class Launch:
     call: LibraryCall | None = None
     tile_rows: int = 0
     ranged: bool = False
-
-
-def identifier(name: str) -> str:
-    """``name`` as a Python and C++ identifier."""
-    clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
-    return clean if clean and not clean[0].isdigit() else f"_{clean}"
 
 
 @define
@@ -209,7 +204,8 @@ def entry_text(
     modules: Sequence[tuple[str, str, Mapping[str, str]]],
     names: Mapping[str, str],
 ) -> str:
-    """The text of `kernel.py`. ``modules`` has, a case, the variable, file and functions of its native code."""
+    """The text of `kernel.py`. ``modules`` has, a case, the variable, file and functions of its native
+    code."""
     parts = [f'"""{spec.name}: launches the generated C++ kernels."""\n\nimport torch\n']
     opened: list[str] = []
     for variable, file, functions in modules:
@@ -231,9 +227,7 @@ def entry_text(
         table.append(f"    ({guard}{',' if len(key) == 1 else ''}): {function},")
     parts.append("\n_CASES = {\n" + "\n".join(table) + "\n}\n")
     parts.append(_entry(spec, programs, keyed_by_params))
-    return "\n".join(p.strip("\n") + "\n" if i else p for i, p in enumerate(parts) if p).replace(
-        "\n\n\n\n", "\n\n\n"
-    )
+    return "\n\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
 
 
 def _entry(spec: KernelSpec, programs: Sequence[Program], keyed_by_params: bool) -> str:

@@ -10,7 +10,8 @@ from kevolve_core.ir import Buffer, LibraryCall, Operand
 
 __all__ = ["call_text", "literal", "row_operands", "tileable", "view_text"]
 
-#: operator -> operands whose first dimension is the output's first dimension (the rest are whole in every tile)
+#: operator -> operands whose first dimension is the output's first dimension (the rest are whole in
+#: every tile)
 _ROW_OPERANDS = {
     "mm": (0,),
     "addmm": (1,),
@@ -27,7 +28,8 @@ def tileable(call: LibraryCall) -> bool:
 
 
 def row_operands(call: LibraryCall) -> tuple[int, ...]:
-    """Operands to cut along with the output's first dimension; empty where the operator is not known to allow it."""
+    """Operands to cut along with the output's first dimension; empty where the operator is not known
+    to allow it."""
     name = call.op.removeprefix("aten::").split(".")[0]
     rows = _ROW_OPERANDS.get(name, ())
     if any(i >= len(call.operands) or not call.operands[i].shape for i in rows):
@@ -95,8 +97,8 @@ def _schema(call: LibraryCall) -> tuple[str, Any]:
 
 
 def call_text(call: LibraryCall, view: Callable[[int, Operand], str], out: str = "") -> str:
-    """The call as a Python expression; ``view`` gives the text of an operand. With ``out`` the out variant where
-    there is one, else ``out`` is copied into."""
+    """The call as a Python expression; ``view`` gives the text of an operand. With ``out`` the out
+    variant where there is one, else ``out`` is copied into."""
     import torch
 
     name, schema = _schema(call)

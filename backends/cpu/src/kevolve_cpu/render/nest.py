@@ -9,11 +9,13 @@ from attrs import define, field
 from kevolve_core.ir import Buffer, Let, LoopNest, Search
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.kinds import STORAGE
+from kevolve_cpu.render.loops import Loops
 from kevolve_cpu.render.passes import Pass, passes_of
-from kevolve_cpu.render.preamble import Preamble
+from kevolve_cpu.render.preamble import HELPER_NAMES, Preamble
 from kevolve_cpu.render.printer import Printer
 from kevolve_cpu.render.scope import Scope
 from kevolve_cpu.render.sinks import Sinks
+from kevolve_cpu.render.stores import Stores
 from kevolve_cpu.render.tidy import tidy
 
 __all__ = ["parameters", "print_nest"]
@@ -64,10 +66,12 @@ class _Nest:
         reads, writes = parameters(self.original)
         loops = {a.name: _loop_name(a.name) for a in nest.axes}
         self.printer = Printer(
-            self.buffers, self.names, self.preamble, s.lanes, vector, {}, nest.spans(), frozenset(writes), loops,
-            rows=self.lengths, linear=s.search == "linear",
+            self.buffers, self.names, self.preamble, s.lanes, vector, {}, nest.spans(),
+            frozenset(writes), loops, rows=self.lengths, linear=s.search == "linear",
         )  # fmt: skip
-        self.printer.reserved |= set(loops.values()) | {self.names[b] for b in (*reads, *writes)}
+        self.printer.reserved |= (
+            HELPER_NAMES | set(loops.values()) | {self.names[b] for b in (*reads, *writes)}
+        )
         for statement in nest.body:
             if isinstance(statement, Let):
                 self.printer.definitions[statement.name] = statement.value
@@ -116,10 +120,9 @@ class _Nest:
                 if extent % step:
                     stop = f"{stop} < {extent} ? {stop} : {extent}"
                 task.lines.append(f"const long {hi} = {stop};")
-        sinks = Sinks(
-            self.printer, nest, s, vector, bounds, self.buffers, self.names,
-            next_row=loops[-1] if loops and s.prefetch else "",
-        )  # fmt: skip
+        around = Loops(self.printer, nest, s, vector, bounds)
+        stores = Stores(self.printer, s, vector, self.buffers, self.names)
+        sinks = Sinks(around, stores, self.names, loops[-1] if loops and s.prefetch else "")
         split = s.parallel == "inner" and not loops and not split_vector
         if lanes_mode:
             self._lanes(task, sinks, passes, vector, inner)
@@ -174,7 +177,7 @@ class _Nest:
         def body(scope: Scope) -> None:
             self._passes(scope, sinks, passes, inner, False)
 
-        sinks.over_vectors(task, vector, body, unroll=1)
+        sinks.loops.over_vectors(task, vector, body, unroll=1)
 
 
 def _lane_block(extent: int, lanes: int, enough: bool) -> int:

@@ -43,7 +43,8 @@ class Value:
 
 
 class Lanes:
-    """Prints operators for vectors of ``width`` lanes (and for scalars), collecting helpers in ``preamble``."""
+    """Prints operators for vectors of ``width`` lanes (and for scalars), collecting helpers in
+    ``preamble``."""
 
     def __init__(self, preamble: Preamble, width: int) -> None:
         self.preamble = preamble
@@ -64,13 +65,13 @@ class Lanes:
     def mask(self, v: Value, bits: int) -> Value:
         """A condition as lanes of ``bits``."""
         if not v.vec:
-            splat = self.splat_text(self.vector(f"i{bits}"), f"{SCALAR[f'i{bits}']}(-{v.code})", bits)
+            splat = self.splat_text(self.vector(f"i{bits}"), f"{SCALAR[f'i{bits}']}(-{v.code})")
             return Value(splat, "b1", True, bits)
         if v.bits == bits:
             return v
         return Value(f"__builtin_convertvector({v.code}, {self.vector(f'i{bits}')})", "b1", True, bits)
 
-    def splat_text(self, vector: str, scalar: str, bits: int) -> str:
+    def splat_text(self, vector: str, scalar: str) -> str:
         self.preamble.need("splat")
         return f"splat<{vector}>({scalar})"
 
@@ -80,7 +81,7 @@ class Lanes:
             return v
         if v.kind == "b1":
             return self.mask(v, bits)
-        return Value(self.splat_text(self.vector(v.kind), v.code, BITS[v.kind]), v.kind, True)
+        return Value(self.splat_text(self.vector(v.kind), v.code), v.kind, True)
 
     def convert(self, v: Value, kind: str) -> Value:
         if v.kind == kind:
@@ -146,7 +147,7 @@ class Lanes:
         if name == "where":
             return self.select(self.convert(args[0], "b1"), args[1], args[2])
         vec = any(a.vec for a in args)
-        if name in _LOGICAL or (name.startswith("bitwise") and kind == "b1"):
+        if name in _LOGICAL or (kind == "b1" and name in ("bitwise_and", "bitwise_or", "bitwise_xor")):
             return self._logical(name, args, vec)
         if name in ("logical_not", "bitwise_not"):
             a = args[0] if name == "bitwise_not" else self.convert(args[0], "b1")

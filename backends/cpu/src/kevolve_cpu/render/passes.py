@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from kevolve_core.ir import Let, Load, LoopNest, Reduce, Scan, Search, Store, Var
+from kevolve_core.errors import UnsupportedError
+from kevolve_core.ir import Contract, Let, Load, LoopNest, Reduce, Scan, Search, Store, Var
 from kevolve_cpu.render.tidy import expressions, uses
 
 __all__ = ["Pass", "Sink", "passes_of"]
@@ -46,7 +47,6 @@ class _Level:
 def passes_of(nest: LoopNest, inner: tuple[str, ...], fuse: bool) -> list[Pass]:
     """The passes of ``nest`` in order; ``inner`` are the axes looped inside a task. Without ``fuse`` every
     statement has its own pass."""
-    spans = nest.spans()
     levels: dict[str, _Level] = {}
     written: dict[str, int] = {}
     found: dict[tuple[object, ...], Pass] = {}
@@ -59,14 +59,16 @@ def passes_of(nest: LoopNest, inner: tuple[str, ...], fuse: bool) -> list[Pass]:
                 level, scan = max(level, dep.level), dep.scan or scan
             elif isinstance(e, Load) and e.buffer in written:
                 level = max(level, written[e.buffer] + 1)
+        if isinstance(s, Contract):
+            raise UnsupportedError("a contraction that was not made a sum first", where=f"value {s.name}")
         if isinstance(s, (Let, Search)):
             levels[s.name] = _Level(level, scan)
             continue
-        axes = _axes(nest, s, spans, inner)
+        axes = _axes(nest, s, inner)
         if isinstance(s, Scan):
             if scan is not None:
                 level, scan = level + 1, None
-        elif scan is not None and (not isinstance(s, Store) or _axes(nest, scan, spans, inner) != axes):
+        elif scan is not None and (not isinstance(s, Store) or _axes(nest, scan, inner) != axes):
             level, scan = level + 1, None
         if isinstance(s, Store) and s.buffer in written:
             level = max(level, written[s.buffer])
@@ -84,7 +86,7 @@ def passes_of(nest: LoopNest, inner: tuple[str, ...], fuse: bool) -> list[Pass]:
     return [p for _, _, p in sorted(order, key=lambda x: x[:2])]
 
 
-def _axes(nest: LoopNest, s: Sink, spans: object, inner: tuple[str, ...]) -> tuple[str, ...]:
+def _axes(nest: LoopNest, s: Sink, inner: tuple[str, ...]) -> tuple[str, ...]:
     spanned = set(nest.span(s))
     if isinstance(s, Reduce):
         spanned |= set(s.axes)

@@ -6,12 +6,14 @@ the compiler maps to whatever the target has; ``<immintrin.h>`` would triple the
 
 from __future__ import annotations
 
+import re
+
 from attrs import define, field
 
 from kevolve_cpu.render.kinds import BITS, SCALAR
 from kevolve_cpu.render.vecmath import MATH
 
-__all__ = ["Preamble"]
+__all__ = ["HELPER_NAMES", "Preamble"]
 
 #: name -> (text, names of the helpers it calls)
 HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -44,11 +46,12 @@ template <class V, int N> inline V load(const void *p, First<N>) {
     ),
     "store_lanes": (
         """template <class V> inline void store(void *p, V v, All) { store(p, v); }
-template <class V, int N> inline void store(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v[0]); }""",
+template <class V, int N>
+inline void store(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v[0]); }""",
         ("lanes", "store"),
     ),
     "stream": (
-        """// Store past the caches; p must be aligned to the vector.
+        """// Store past the caches; p is aligned to the vector. The barrier after a parallel loop ends it.
 template <class V> inline void stream(void *p, V v) {
 #if defined(__AVX512F__) && !defined(__clang__)
     if constexpr (sizeof v == 64) {
@@ -74,7 +77,8 @@ template <class V> inline void stream(void *p, V v) {
     ),
     "stream_lanes": (
         """template <class V> inline void stream(void *p, V v, All) { stream(p, v); }
-template <class V, int N> inline void stream(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v[0]); }""",
+template <class V, int N>
+inline void stream(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v[0]); }""",
         ("lanes", "stream"),
     ),
     "splat": ("template <class V, class T> inline V splat(T x) { return x - V{}; }", ()),
@@ -119,7 +123,8 @@ template <class V, class F> inline V each(V a, V b, F f) {
         (),
     ),
     "gather_lanes": (
-        """template <class V, class T, class I> inline V gather(const T *p, I at, All) { return gather<V>(p, at); }
+        """template <class V, class T, class I>
+inline V gather(const T *p, I at, All) { return gather<V>(p, at); }
 template <class V, class T, class I, int N> inline V gather(const T *p, I at, First<N>) {
     V v{};
     for (int i = 0; i < N; ++i) v[i] = p[at[i]];
@@ -128,7 +133,8 @@ template <class V, class T, class I, int N> inline V gather(const T *p, I at, Fi
         ("lanes", "gather"),
     ),
     "gather_masked": (
-        """template <class V, class T, class I, class M> inline V gather_masked(const T *p, I at, M mask, V other) {
+        """template <class V, class T, class I, class M>
+inline V gather_masked(const T *p, I at, M mask, V other) {
     for (unsigned i = 0; i < sizeof other / sizeof other[0]; ++i)
         if (mask[i]) other[i] = p[at[i]];
     return other;
@@ -150,7 +156,8 @@ template <class V, class T, class I, int N> inline V gather(const T *p, I at, Fi
         ("atomic_add",),
     ),
     "scatter_update": (
-        """template <class V, class T, class I, class M, class F> inline void scatter_update(T *p, I at, V v, M mask, F f) {
+        """template <class V, class T, class I, class M, class F>
+inline void scatter_update(T *p, I at, V v, M mask, F f) {
     for (unsigned i = 0; i < sizeof v / sizeof v[0]; ++i)
         if (mask[i]) atomic_update(p + at[i], T(v[i]), f);
 }""",
@@ -214,7 +221,8 @@ template <class V, class I> inline void first_min(V &best, I &at, V x, I positio
     ),
     "widen": (
         """// bfloat16 bits to float32.
-template <class V, class U, class H> inline V widen(H bits) { return (V)(__builtin_convertvector(bits, U) << 16); }""",
+template <class V, class U, class H>
+inline V widen(H bits) { return (V)(__builtin_convertvector(bits, U) << 16); }""",
         (),
     ),
     "widen_one": (
@@ -307,14 +315,14 @@ inline float float_remainder(float a, float b) {
         """template <class T, class F> inline void atomic_update(T *p, T x, F f) {
     T seen;
     __atomic_load(p, &seen, __ATOMIC_RELAXED);
-    for (T next = f(seen, x); !__atomic_compare_exchange(p, &seen, &next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED);)
-        next = f(seen, x);
+    for (T next = f(seen, x); !__atomic_compare_exchange(p, &seen, &next, true, __ATOMIC_RELAXED,
+    __ATOMIC_RELAXED);) next = f(seen, x);
 }""",
         (),
     ),
     "search_left": (
-        """// Insertion positions of N values in ascending p[0, n): all searches go down together, one level at a time, so
-// that their cache misses overlap. NaN goes last.
+        """// Insertion positions of N values in ascending p[0, n): all searches go down together, one
+// level at a time, so that their cache misses overlap. NaN goes last.
 template <int N, class T> inline void search_left(const T *p, long n, const T *x, long *at) {
     for (int i = 0; i < N; ++i) at[i] = 0;
     if (n == 0) return;
@@ -365,8 +373,8 @@ template <class T> inline long count_left(const T *p, long n, T x) {
         (),
     ),
     "search_right": (
-        """// Insertion positions of N values in ascending p[0, n): all searches go down together, one level at a time, so
-// that their cache misses overlap. NaN goes last.
+        """// Insertion positions of N values in ascending p[0, n): all searches go down together, one
+// level at a time, so that their cache misses overlap. NaN goes last.
 template <int N, class T> inline void search_right(const T *p, long n, const T *x, long *at) {
     for (int i = 0; i < N; ++i) at[i] = 0;
     if (n == 0) return;
@@ -430,6 +438,11 @@ template <class T> struct Scratch {
     ),
     **MATH,
 }
+
+#: functions and types that helpers define: no buffer or value may take their names
+HELPER_NAMES = frozenset(
+    word for text, _ in HELPERS.values() for word in re.findall(r"(?<=struct )\w+|\w+(?=[(<])", text)
+)
 
 
 @define

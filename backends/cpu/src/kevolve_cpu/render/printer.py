@@ -14,7 +14,7 @@ from kevolve_cpu.render.operators import Lanes, Value
 from kevolve_cpu.render.preamble import Preamble
 from kevolve_cpu.render.scope import Scope
 
-__all__ = ["Array", "Printer"]
+__all__ = ["Array", "Printer", "identifier"]
 
 _LONGEST = 72  # characters of an expression before it gets a name of its own; estimated
 _TWICE = frozenset({"isnan", "isinf", "relu", "sign", "abs", "min", "max"})
@@ -142,7 +142,7 @@ class Printer:
         home = scope.at_depth(depth)
         lanes = Lanes(self.preamble, scope.width)
         value = lanes.convert(value, kind)
-        name = self.fresh(_identifier(e.name))
+        name = self.fresh(identifier(e.name))
         home.lines.append(f"const {lanes.ctype(value)} {name} = {_bare(value.code)};")
         home.values[e.name] = evolve(value, code=name)
         return home.values[e.name], depth
@@ -448,6 +448,7 @@ def _bare(text: str) -> str:
     return text[1:-1]
 
 
-def _identifier(name: str) -> str:
-    clean = "".join(c if c.isalnum() else "_" for c in name)
+def identifier(name: str) -> str:
+    """``name`` as a C++ and Python identifier."""
+    clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
     return clean if clean and not clean[0].isdigit() else f"v{clean}"

@@ -21,8 +21,9 @@ _FUNCTOR = {
 class Reduction:
     """Accumulators of ``statement``.
 
-    ``kind`` is what they hold: the accumulation dtype's kind (or a wider one that the caller asks for); any and
-    all count in int32 0/1; argmax and argmin keep the value and, in a second accumulator, its position.
+    ``kind`` is what they hold: the accumulation dtype's kind (or a wider one that the caller asks
+    for); any and all count in int32 0/1; argmax and argmin keep the value and, in a second
+    accumulator, its position.
     """
 
     statement: Reduce | Scan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping, Sequence
 
 from attrs import evolve, frozen
@@ -12,23 +13,28 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate
 from kevolve_core.space import Point
 from kevolve_cpu.render.choices import Schedule
-from kevolve_cpu.render.entry import Launch, entry_text, identifier
+from kevolve_cpu.render.entry import Launch, entry_text
 from kevolve_cpu.render.kinds import STORAGE
 from kevolve_cpu.render.library import call_text, tileable
 from kevolve_cpu.render.nest import parameters, print_nest
-from kevolve_cpu.render.preamble import Preamble
+from kevolve_cpu.render.preamble import HELPER_NAMES, Preamble
+from kevolve_cpu.render.printer import identifier
 from kevolve_cpu.render.tidy import expressions, uses
 from kevolve_cpu.spaces import resolve
 
 __all__ = ["CppRenderer"]
 
-_RESERVED = frozenset(
-    "alignas and asm auto bool break case catch char class const continue default delete do double else enum extern "
-    "false float for if inline int long namespace new not operator or private public register return short signed "
-    "sizeof static struct switch template this throw true try typedef typename union unsigned using virtual void "
-    "volatile while xor first_row last_row lanes load store part at All First fold each splat iota gather scatter "
-    "stream keep widen narrow maximum minimum run torch".split()
-)
+_WORDS = """
+alignas alignof and asm bitand bitor bool catch char char16_t char32_t class compl const_cast delete do
+double dynamic_cast enum explicit export extern float friend goto int long mutable namespace new not_eq
+operator or_eq private protected public register reinterpret_cast short signed sizeof static
+static_assert static_cast switch template this thread_local throw typeid typename union unsigned using
+virtual void volatile wchar_t xor xor_eq and_eq linux unix main first_row last_row first last min range
+torch load_native
+"""
+
+#: what neither a buffer nor a value may be called: words of C++ and Python, and names the files use
+_RESERVED = frozenset([*_WORDS.split(), *keyword.kwlist, *keyword.softkwlist]) | HELPER_NAMES
 
 
 @frozen
@@ -45,7 +51,7 @@ class CppRenderer:
         """Empty when ``step`` can be printed, else why not."""
         try:
             if isinstance(step, LibraryCall):
-                call_text(step, lambda i, o: o.buffer)
+                call_text(step, lambda _, operand: operand.buffer)
                 step_nest = step.epilogue
             else:
                 step_nest = step
@@ -201,10 +207,9 @@ def _native(
         name = f"run_{case}" if not exported else f"run_{case}_{len(exported) + 1}"
         extra = ", first_row, last_row" if rows else ""
         call = [f"    {function}({', '.join(names[b] for b in used)}{extra});"]
-        entries.append(
-            _exported(program, names, name, used, set(writes), call, "long first_row, long last_row")
-        )
-        exported[name] = "p" * len(used) + "ll"
+        range_text = "long first_row, long last_row" if rows else ""
+        entries.append(_exported(program, names, name, used, set(writes), call, range_text))
+        exported[name] = "p" * len(used) + ("ll" if rows else "")
         tile = int(point.get("tile_rows", 0)) if rows and tileable(step) else 0
         launches.append(Launch(name, used, step, tile, rows))
     close()

@@ -4,8 +4,8 @@ None of it changes what is computed:
 
 - every load, store and search addresses its buffer by one element offset;
 - a `Contract` becomes a sum of products;
-- an inner axis that no statement reduces or scans along, and that every reduction, scan and store spans, holds
-  independent points: it becomes an outer axis;
+- an inner axis that no statement reduces or scans along, and that every reduction, scan and store
+spans, holds independent points: it becomes an outer axis;
 - neighbouring axes that are contiguous in every access become one.
 """
 
@@ -168,7 +168,7 @@ def consumed(nest: LoopNest) -> frozenset[str]:
     """Axes that a statement reduces over or scans along."""
     found: set[str] = set()
     for s in nest.body:
-        if isinstance(s, Reduce):
+        if isinstance(s, (Reduce, Contract)):
             found |= set(s.axes)
         elif isinstance(s, Scan):
             found.add(s.axis)

@@ -1,9 +1,10 @@
 """Vector forms of the transcendental functions, for float32 lanes.
 
 Coefficients are this project's own: weighted minimax fits (Lawson's iteration on Chebyshev nodes, 40-digit
-reference values), rounded to float32 one after another with the rest fitted again. Errors stated are the largest
-found against float64 over every float32 bit pattern at a stride of 97 (`tests/render/test_vecmath.py`), in units in
-the last place (ulp) of the result. Infinities, NaN, signed zeros and denormal results are as in IEEE 754.
+reference values), rounded to float32 one after another with the rest fitted again. Errors stated are
+the largest found against float64 over every float32 bit pattern at a stride of 97
+(`tests/render/test_vecmath.py`), in units in the last place (ulp) of the result. Infinities, NaN,
+signed zeros and denormal results are as in IEEE 754.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ template <class V, class I> inline V scale(V x, V whole, I n) {
         ("power_of_two",),
     ),
     "inverse": (
-        """// 1 / x for x in [1, 8e37], error below 1 ulp: an estimate of 14 bits and a Newton step where there is one.
+        """// 1 / x for x in [1, 8e37], error below 1 ulp: an estimate of 14 bits and a Newton step
+// where there is one.
 template <class V> inline V inverse(V x) {
 #if defined(__AVX512F__) && !defined(__clang__)
     if constexpr (sizeof x == 64) {
@@ -61,8 +63,8 @@ template <class V> inline V inverse(V x) {
         (),
     ),
     "quotient": (
-        """// Division of many numbers by one: a product and a correction, which rounds as division does; a true division
-// where the inverse would lose bits.
+        """// Division of many numbers by one: a product and a correction, which rounds as division
+// does; a true division where the inverse would lose bits.
 struct Divisor {
     float value, inverse;
     explicit Divisor(float x) : value(x), inverse(0.0f) {
@@ -239,10 +241,10 @@ template <class V> inline V hyperbolic_tangent(V x) {
     near = near * s - 0.0537085906f;
     near = near * s + 0.133310765f;
     near = near * s - 0.333332688f;
-    near = near * (s * x) + x;
-    V far = 1.0f - 2.0f * inverse(exponential(size > 10.0f ? V{} + 20.0f : size + size) + 1.0f);
-    far = (V)((I)far | ((I)x & ~0x7fffffff));
-    return size < 0.625f ? near : x == x ? far : x;
+    near = near * (s * size) + size;
+    const V far = 1.0f - 2.0f * inverse(exponential(size > 10.0f ? V{} + 20.0f : size + size) + 1.0f);
+    const V y = size < 0.625f ? near : far;
+    return x == x ? (V)((I)y | ((I)x & ~0x7fffffff)) : x;
 }""",
         ("exponential", "inverse"),
     ),

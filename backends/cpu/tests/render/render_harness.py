@@ -17,10 +17,21 @@ from kevolve_core.model import Candidate
 from kevolve_core.native import binding
 from kevolve_cpu.render import CppRenderer
 
-FLAGS = (
-    "-std=c++17 -O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -ffp-contract=fast "
-    "-shared -fPIC -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas"
-).split()
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-shared",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-unknown-pragmas",
+]
 CODES = {
     "p": ctypes.c_void_p,
     "l": ctypes.c_long,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import nest, program
+from render_harness import nest, program
 
 from kevolve_core.ir import (
     Buffer,
