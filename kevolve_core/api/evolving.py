@@ -47,7 +47,7 @@ Stop = Callable[[], bool]
 
 SEARCH_STAGES = ("rules", "compile", "small", "cases", "quick")
 RACE_STAGES = ("compile", "race")
-CONFIRM_STAGES = ("rules", "compile", "small", "confirm", "holdout", "profile")
+CONFIRM_STAGES = ("compile", "confirm", "holdout", "profile")
 
 _POLL_S = 0.05  # how soon a stop is noticed before the search begins (estimated)
 

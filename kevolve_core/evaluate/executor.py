@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 from kevolve_core.errors import CompileError, DegenerateSpecError, UnsupportedError, WorkerError
 from kevolve_core.evaluate.race import RejectedError
 from kevolve_core.evaluate.session import Session
-from kevolve_core.evaluate.stages import PIPELINE, Plan, Stage, Trial, score
+from kevolve_core.evaluate.stages import PIPELINE, Stage
+from kevolve_core.evaluate.trial import Plan, Trial, score
 from kevolve_core.interfaces import Backend, BackendRef, EvaluationRequest
 from kevolve_core.isolate.process import RemoteError
 from kevolve_core.kernelspec import KernelSpec
@@ -99,6 +100,15 @@ class LocalExecutor:
         self._timer.submit(self._check_spec).result()
 
     def _check_spec(self) -> None:
+        self._session.oracle  # noqa: B018  started before the others ask it
+        warming = Thread(target=self._session.warm, name="kevolve-warm")
+        warming.start()
+        try:
+            self._audit()
+        finally:
+            warming.join()
+
+    def _audit(self) -> None:
         for case in self.spec.cases:
             self._session.plan(case)
         for case in self.spec.timed_cases:

@@ -261,7 +261,7 @@ class Session:
         return Contender(which.name, self._baselines, key, _TRUSTED)
 
     def candidate(
-        self, candidate: Candidate, artifact: Artifact, case: Case, lane: str = "candidate"
+        self, candidate: Candidate, artifact: Artifact, case: Case, *, lane: str = "candidate", name: str = ""
     ) -> Contender:
         """A candidate ready to run on ``case``. Each ``lane`` is a worker of its own that is reused from one
         candidate to the next. Raises WorkerError for whatever loading does to the worker."""
@@ -288,7 +288,17 @@ class Session:
             }
             worker.call("load", arguments, [fd], limits=self.limits)
             loaded.add(key)
-        return Contender(candidate.id, worker, key, self.limits)
+        return Contender(name or candidate.id, worker, key, self.limits)
+
+    def warm(self) -> None:
+        """Start what the first evaluation will need while the specification is still being checked: a
+        candidate worker, and the baselines with whatever they compile. Faults are left for that evaluation to meet."""
+        with contextlib.suppress(KevolveError, OSError):
+            self._workers["candidate"] = self._contender("candidate", trusted=False)
+            self._loaded["candidate"] = set()
+            for case in self.spec.timed_cases:
+                for which in self.baselines():
+                    self.baseline(which, case)
 
     def retire(self, lane: str) -> None:
         """Kill a candidate worker: the next candidate of that lane gets a new process."""

@@ -1,8 +1,7 @@
 """The evaluation pipeline as data: an ordered table of stages, cheapest first, each recorded.
 
-A stage is a function of a `Trial` (one candidate on its way through). It returns what it learned, or raises:
-`RejectedError` for what the candidate did; `CompileError`, `UnsupportedError` and `WorkerError` for what
-became of it.
+A stage is a function of a `Trial`. It returns what it learned, or raises: `RejectedError` for what the
+candidate did; `CompileError`, `UnsupportedError` and `WorkerError` for what became of it.
 """
 
 from __future__ import annotations
@@ -11,69 +10,18 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import frozen
 
-from kevolve_core.errors import WorkerError
 from kevolve_core.evaluate.lock import building
-from kevolve_core.evaluate.race import (
-    RejectedError,
-    Rounds,
-    inspect_process,
-    judge_output,
-    measure,
-    measurement,
-)
+from kevolve_core.evaluate.race import RejectedError, inspect_process, judge_output
 from kevolve_core.evaluate.rules import check_candidate
-from kevolve_core.evaluate.session import Contender, Session
-from kevolve_core.evaluate.statistics import weighted_geomean
-from kevolve_core.interfaces import Compiler, EvaluationRequest, Work
+from kevolve_core.evaluate.timed import time_candidate, work_of
+from kevolve_core.evaluate.trial import Trial, median_of
 from kevolve_core.kernelspec import Case
-from kevolve_core.model import Artifact, Measurement, Profile
 
-__all__ = ["PIPELINE", "SEARCH_STAGES", "STAGES", "Plan", "Stage", "Trial"]
+__all__ = ["PIPELINE", "SEARCH_STAGES", "STAGES", "Stage"]
 
 _SMALL = 1 << 21  # elements up to which every variant and layout is tried on a case during search
-#: A time under this share of the floor is not believed. The floor's bandwidth is measured, with some noise.
-_FLOOR_SHARE = 0.8
-
-
-@frozen
-class Plan:
-    """How much is measured where. ``seconds`` bound one case's timing.
-
-    Args:
-        quick_rounds: rounds against the best baseline that rank a candidate during search.
-        race_rounds: rounds of finalists against every baseline.
-        confirm_rounds: rounds of the winner in fresh processes.
-        seconds: wall-clock bound of one case's rounds.
-    """
-
-    quick_rounds: int = 4
-    race_rounds: int = 10
-    confirm_rounds: int = 20
-    seconds: float = 30.0
-
-
-@define
-class Trial:
-    """One candidate on its way through the stages, and what was learned so far."""
-
-    request: EvaluationRequest
-    session: Session
-    compiler: Compiler
-    plan: Plan
-    memory: dict[str, Any]  # facts of the spec shared between trials: best baselines, floors, small cases
-    artifacts: dict[str, Artifact] = field(factory=dict)
-    measurements: list[Measurement] = field(factory=list)
-    library_calls: tuple[str, ...] = ()
-    profile: Profile | None = None
-
-    @property
-    def lane(self) -> str:
-        return "candidate"
-
-    def contender(self, case: Case) -> Contender:
-        return self.session.candidate(self.request.candidate, self.artifacts[case.name], case, self.lane)
 
 
 def rules(trial: Trial) -> Mapping[str, Any]:
@@ -122,13 +70,13 @@ def cases(trial: Trial) -> Mapping[str, Any]:
 
 def quick(trial: Trial) -> Mapping[str, Any]:
     """A few rounds against the best baseline of each timed case: enough to rank."""
-    _time(trial, "quick", trial.plan.quick_rounds, checks=1, best_only=True)
+    time_candidate(trial, "quick", trial.plan.quick_rounds, checks=1, best_only=True)
     return {}
 
 
 def race(trial: Trial) -> Mapping[str, Any]:
     """More rounds, against every baseline."""
-    _time(trial, "race", trial.plan.race_rounds, checks=2, best_only=False)
+    time_candidate(trial, "race", trial.plan.race_rounds, checks=2, best_only=False)
     return {}
 
 
@@ -140,7 +88,7 @@ def confirm(trial: Trial) -> Mapping[str, Any]:
     for case in trial.request.spec.with_role("tune"):
         _check(trial, case, everything=True, salt=1)
     trial.session.retire(trial.lane)
-    _time(trial, "confirm", trial.plan.confirm_rounds, checks=3, best_only=False)
+    time_candidate(trial, "confirm", trial.plan.confirm_rounds, checks=3, best_only=False)
     return {}
 
 
@@ -159,11 +107,11 @@ def profile(trial: Trial) -> Mapping[str, Any]:
     timed = [m for m in trial.measurements if m.candidate]
     if profiler is None or not timed:
         return {}
-    m = max(timed, key=lambda m: _median(m.candidate))
+    m = max(timed, key=lambda m: median_of(m.candidate))
     case = trial.request.spec.case(m.case)
-    work = _work(trial, case)
+    work = work_of(trial, case)
     trial.profile = profiler.profile(
-        trial.request.spec, case, work, _median(m.candidate), trial.artifacts[case.name], {}
+        trial.request.spec, case, work, median_of(m.candidate), trial.artifacts[case.name], {}
     )
     return {"bottleneck": trial.profile.bottleneck}
 
@@ -190,20 +138,6 @@ PIPELINE: tuple[Stage, ...] = (
 )
 STAGES = tuple(s.name for s in PIPELINE)
 SEARCH_STAGES = ("rules", "compile", "small", "cases", "quick")
-
-
-def score(trial: Trial) -> float | None:
-    """Weighted geomean over timed cases of the paired speed-up over the best baseline, latest phase first."""
-    latest = {m.case: m for m in trial.measurements}
-    values, weights = [], []
-    for case in trial.request.spec.timed_cases:
-        m = latest.get(case.name)
-        ratio = m.best_ratio if m is not None else None
-        if ratio is None:
-            return None
-        values.append(ratio.value)
-        weights.append(case.weight)
-    return weighted_geomean(values, weights) if values else None
 
 
 def _smallest(trial: Trial) -> Case:
@@ -233,79 +167,3 @@ def _check(trial: Trial, case: Case, *, everything: bool, salt: int = 0) -> int:
             if salt:
                 session.drop(inputs)
     return len(todo)
-
-
-def _time(trial: Trial, phase: str, rounds: int, *, checks: int, best_only: bool) -> None:
-    session, seed = trial.session, trial.request.seed
-    for case in trial.request.spec.timed_cases:
-        best = _best_baseline(trial, case) if best_only else ""
-        baselines = [
-            side
-            for b in session.baselines()
-            if (not best_only or b.name == best) and (side := session.baseline(b, case)) is not None
-        ]
-        witness = session.eager(case)
-        contender = trial.contender(case)
-        floor = _floor(trial, case)
-
-        def sample(
-            contender: Contender = contender,
-            case: Case = case,
-            baselines: list[Contender] = baselines,
-            witness: Contender | None = witness,
-            floor: float = floor,
-        ) -> Measurement:
-            budget = Rounds(rounds, checks, trial.plan.seconds, cheap=phase == "quick")
-            samples = measure(session, case, [contender], baselines, budget, seed=seed, witness=witness)
-            return measurement(samples, contender.name, case.name, session, phase, floor, seed)
-
-        m = sample()
-        if _median(m.candidate) < _FLOOR_SHARE * floor:  # quarantined: once more, and then it is a violation
-            m = sample()
-            if _median(m.candidate) < _FLOOR_SHARE * floor:
-                raise RejectedError(
-                    "rule_violation",
-                    "is faster than its compulsory memory traffic allows",
-                    {"case": case.name, "seconds": _median(m.candidate), "floor_seconds": floor},
-                )
-        trial.measurements.append(m)
-
-
-def _best_baseline(trial: Trial, case: Case) -> str:
-    """The fastest baseline of a case, found once a session by timing them against one another."""
-    memory = trial.memory.setdefault("best_baseline", {})
-    if case.name not in memory:
-        session = trial.session
-        sides = [s for b in session.baselines() if (s := session.baseline(b, case)) is not None]
-        if len(sides) < 2:
-            memory[case.name] = sides[0].name if sides else ""
-        else:
-            samples = measure(
-                session, case, [], sides, Rounds(5, 0, trial.plan.seconds), seed=trial.request.seed
-            )
-            memory[case.name] = min(samples.seconds, key=lambda n: _median(tuple(samples.seconds[n])))
-    return str(memory[case.name])
-
-
-def _work(trial: Trial, case: Case) -> Work:
-    memory: dict[str, Work] = trial.memory.setdefault("work", {})
-    if case.name not in memory:
-        memory[case.name] = trial.session.work(case)
-    return memory[case.name]
-
-
-def _floor(trial: Trial, case: Case) -> float:
-    """The profiler's lower bound for the case's compulsory work; 0.0 where the backend has none."""
-    memory: dict[str, float] = trial.memory.setdefault("floor", {})
-    if case.name not in memory:
-        profiler = trial.session.backend.profiler(trial.session.device)
-        memory[case.name] = profiler.floor(_work(trial, case)) if profiler is not None else 0.0
-    return memory[case.name]
-
-
-def _median(values: tuple[float, ...]) -> float:
-    ordered = sorted(values)
-    if not ordered:
-        raise WorkerError("no samples were taken")
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

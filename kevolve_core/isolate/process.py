@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from attrs import frozen
@@ -89,6 +90,7 @@ class WorkerProcess:
         self.name = name
         self._limits = limits or Limits()
         self._next = 0
+        self._lock = Lock()  # one request at a time; `kill` does not wait for it
         self._log = workdir / f"{name}.log"
         workdir.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
@@ -143,6 +145,10 @@ class WorkerProcess:
         return self._request({"op": op, "arguments": dict(arguments or {})}, fds, limits or self._limits)
 
     def _request(self, message: dict[str, Any], fds: Sequence[int], limits: Limits) -> Reply:
+        with self._lock:
+            return self._exchange(message, fds, limits)
+
+    def _exchange(self, message: dict[str, Any], fds: Sequence[int], limits: Limits) -> Reply:
         if self._closed:
             raise WorkerError(f"the {self.name} worker is closed")
         self._next += 1
