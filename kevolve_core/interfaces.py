@@ -109,7 +109,8 @@ class Runner(Protocol):
 
     def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
         """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address. A
-        ``guarded`` one is for correctness, never for timing: where the device can, a read past its end faults.
+        ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
+        faults.
         """
         ...
 

@@ -292,7 +292,8 @@ class Session:
 
     def warm(self) -> None:
         """Start what the first evaluation will need while the specification is still being checked: a
-        candidate worker, and the baselines with whatever they compile. Faults are left for that evaluation to meet."""
+        candidate worker, and the baselines with whatever they compile. Faults are left for that evaluation to
+        meet."""
         with contextlib.suppress(KevolveError, OSError):
             self._workers["candidate"] = self._contender("candidate", trusted=False)
             self._loaded["candidate"] = set()

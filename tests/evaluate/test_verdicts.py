@@ -34,7 +34,8 @@ FAULTS = {
     "hang": (native("for (volatile bool go = true; go;) {}"), VerdictKind.TIMEOUT, "5 s"),
     "memory": (
         native(
-            "for (;;) { volatile char* p = (char*)malloc(1 << 26); for (int i = 0; i < 1 << 26; i += 4096) p[i] = 1; }"
+            "for (;;) { volatile char* p = (char*)malloc(1 << 26);"
+            " for (int i = 0; i < 1 << 26; i += 4096) p[i] = 1; }"
         ),
         VerdictKind.OUT_OF_MEMORY,
         "2.00 GiB",
