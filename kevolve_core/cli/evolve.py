@@ -37,7 +37,7 @@ _JSON = click.option(
     metavar="LIMIT",
     default="60s",
     show_default=True,
-    help="60s, 5m, 1h, 200c (candidates), or 100c,60s.",
+    help="Of the search: 60s, 5m, 1h, 200c (candidates), or 100c,60s. Preparing and confirming come on top.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice of the search.")
 @click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.")
