@@ -54,6 +54,7 @@ class State:
     step: str = ""  # of the preparation
     finalists: int = 0
     judged: int = 0  # finalists of the phase, so far
+    given: set[int] = field(factory=set)  # sequences of the user's own kernels
     proposed: int = 0
     duplicates: int = 0
     counts: Mapping[str, int] = field(factory=dict)
@@ -76,6 +77,8 @@ class State:
                 self._at(seconds)
             case Proposed(duplicate_of=duplicate_of, seconds=seconds):
                 self.proposed += 1
+                if event.operator == "given":
+                    self.given.add(event.sequence)
                 self.duplicates += duplicate_of is not None
                 self._at(seconds)
             case ProposalFailed(fault=fault, seconds=seconds):
@@ -188,15 +191,18 @@ class PlainLines:
             case Preparing():
                 self._stamped(state.doing)
             case RunStarted(resumed=False):
-                self._stamped("searching")
+                self._stamped("searching: the clock of the budget starts")
             case PhaseChanged(phase=phase) if phase != "search":
                 ended = f"search ended ({state.stopped}); " if phase == "race" and state.stopped else ""
                 self._stamped(ended + state.doing)
             case RunStarted(resumed=True, proposals=proposals, seconds=seconds):
                 self._stamped(f"resumed after {proposals} proposals and {duration(seconds)}")
             case Evaluated(phase=phase) if phase != "search":
-                score = f"{event.score:.2f}x {state.evidence}" if event.score else words(event.verdict.value)
-                self._stamped(f"{phase}: candidate {event.candidate_id[:_ID]} {score}")
+                self._stamped(
+                    f"{phase}: candidate {event.candidate_id[:_ID]} {_outcome(event, state.evidence)}"
+                )
+            case Evaluated() if event.sequence in state.given:
+                self._stamped(f"your kernel {event.candidate_id[:_ID]}: {_outcome(event, state.evidence)}")
             case Evaluated() if self.silent >= _HEARTBEAT_S:
                 self.beat()
 
@@ -225,6 +231,13 @@ class PlainLines:
 
     def _line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
+
+
+def _outcome(event: Evaluated, evidence: str) -> str:
+    if event.score:
+        return f"{event.score:.2f}x {evidence}"
+    verdict = words(event.verdict.value)
+    return f"{verdict}: {event.reason}" if event.reason else verdict
 
 
 class LiveDisplay:
