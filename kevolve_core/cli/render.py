@@ -69,7 +69,11 @@ def print_evaluation(console: Console, spec: KernelSpec, evaluation: Evaluation)
 
 
 def _stage_note(detail: Mapping[str, Any]) -> str:
-    shown = [f"{key} {value}" for key, value in detail.items() if isinstance(value, (str, int, float, bool))]
+    shown = [
+        f"{key} {value}"
+        for key, value in detail.items()
+        if isinstance(value, (str, int, float)) and value != ""
+    ]
     text = ", ".join(shown)
     return text if len(text) <= 70 else f"{text[:69]}…"
 

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from kevolve_core.evaluate.lock import building
-from kevolve_core.evaluate.race import RejectedError, inspect_process, judge_output
+from kevolve_core.evaluate.race import RejectedError, Rounds, inspect_process, judge_output
 from kevolve_core.evaluate.rules import check_candidate
 from kevolve_core.evaluate.timed import time_candidate, work_of
 from kevolve_core.evaluate.trial import Trial, median_of
@@ -70,13 +70,17 @@ def cases(trial: Trial) -> Mapping[str, Any]:
 
 def quick(trial: Trial) -> Mapping[str, Any]:
     """A few rounds against the best baseline of each timed case: enough to rank."""
-    time_candidate(trial, "quick", trial.plan.quick_rounds, checks=1, best_only=True)
+    plan = trial.plan
+    time_candidate(
+        trial, "quick", Rounds(plan.quick_rounds, 1, plan.quick_seconds, cheap=True), best_only=True
+    )
     return {}
 
 
 def race(trial: Trial) -> Mapping[str, Any]:
     """More rounds, against every baseline."""
-    time_candidate(trial, "race", trial.plan.race_rounds, checks=2, best_only=False)
+    plan = trial.plan
+    time_candidate(trial, "race", Rounds(plan.race_rounds, 2, plan.race_seconds), best_only=False)
     return {}
 
 
@@ -88,7 +92,8 @@ def confirm(trial: Trial) -> Mapping[str, Any]:
     for case in trial.request.spec.with_role("tune"):
         _check(trial, case, everything=True, salt=1)
     trial.session.retire(trial.lane)
-    time_candidate(trial, "confirm", trial.plan.confirm_rounds, checks=3, best_only=False)
+    plan = trial.plan
+    time_candidate(trial, "confirm", Rounds(plan.confirm_rounds, 3, plan.confirm_seconds), best_only=False)
     return {}
 
 

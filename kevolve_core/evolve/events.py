@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "NewBest",
     "PhaseChanged",
+    "Preparing",
     "Proposed",
     "ProposalFailed",
     "RunFinished",
@@ -24,6 +25,14 @@ __all__ = [
 ]
 
 _log = logging.getLogger("kevolve.evolve")
+
+
+@frozen
+class Preparing:
+    """What is done before the search begins, in words: the specification is checked, baselines are
+    compiled."""
+
+    step: str
 
 
 @frozen
@@ -88,11 +97,13 @@ class NewBest:
 
 @frozen
 class PhaseChanged:
-    """``search`` → ``race`` → ``confirm`` → ``done``; ``stopped`` says why the search ended."""
+    """``search`` → ``race`` → ``confirm`` → ``done``; ``stopped`` says why the search ended, ``finalists``
+    how many candidates take part in the phase at most."""
 
     phase: str
     stopped: str
     seconds: float
+    finalists: int = 0
 
 
 @frozen
@@ -102,7 +113,7 @@ class RunFinished:
     result: RunResult
 
 
-Event = RunStarted | Proposed | ProposalFailed | Evaluated | NewBest | PhaseChanged | RunFinished
+Event = Preparing | RunStarted | Proposed | ProposalFailed | Evaluated | NewBest | PhaseChanged | RunFinished
 Subscriber = Callable[[Event], None]
 
 

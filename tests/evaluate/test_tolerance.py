@@ -120,3 +120,18 @@ def test_relaxed_is_elementwise() -> None:
 def test_the_bound_is_the_larger_of_both_parts() -> None:
     assert parity_bound(torch.float32, 1.0, BaselineLeaf(1.0)) == 2.0
     assert parity_bound(torch.float32, 1.0, BaselineLeaf(0.0)) == 4 * EPS
+
+
+def test_an_element_far_above_the_rms_has_two_epsilons_of_its_own() -> None:
+    reference = torch.full((4096,), 1e-3, dtype=torch.float64)
+    reference[7] = 1.0  # a peak of a softmax
+    for factor, passes in ((1.0, True), (3.0, False)):
+        out = reference.float()
+        out[7] += factor * EPS
+        assert (compare(out, reference, BaselineLeaf(0.0), PARITY) is None) is passes
+
+
+def test_its_own_epsilons_do_not_let_a_coarse_constant_pass() -> None:
+    reference = 1000 + torch.randn(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    constant = torch.full((4096,), 1000.0, dtype=torch.bfloat16)
+    assert compare(constant, reference, BaselineLeaf(0.0), PARITY) is not None
