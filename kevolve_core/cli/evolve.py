@@ -181,7 +181,7 @@ def print_result(console: Console, result: Result) -> None:
 
 
 def _rejected_seeds(result: Result) -> list[str]:
-    """The user's kernels that were not accepted: he would take their silence for a baseline that was beaten."""
+    """The user's kernels that were not accepted: their silence would read as a baseline that was beaten."""
     names = [(p.candidate_id, p.verdict) for p in result.search.trajectory[: len(result.spec.seeds)]]
     return [
         f"{name} was not accepted ({words(verdict.value)}) and is no baseline: kevolve repro {result.run}:{n}"
