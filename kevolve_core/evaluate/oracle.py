@@ -180,8 +180,8 @@ class OracleRole:
 
     def op_audit(self, case: str) -> tuple[Any, list[Any]]:
         """Which worthless outputs the tolerance would accept on every variant of a case: zeros, a constant,
-        an input's copy, another input's output. Infinities and NaN do not count: that zeros are wrong there says
-        nothing about all other inputs."""
+        an input's copy, another input's output. Infinities and NaN do not count: that zeros are wrong there
+        says nothing about all other inputs."""
         c = self._spec.case(case)
         accepted: set[str] | None = None
         for variant in [v for v in variants(self._spec, c) if v != "special"]:
