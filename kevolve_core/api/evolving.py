@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 from attrs import frozen
@@ -33,7 +33,7 @@ from kevolve_core.evolve import Budget, Event, Preparing, RunResult, SearchSetti
 from kevolve_core.evolve import resume as resume_search
 from kevolve_core.evolve import run as run_search
 from kevolve_core.evolve.events import Emitter
-from kevolve_core.interfaces import CodeGenerator, Executor, SelectionPolicy
+from kevolve_core.interfaces import Checked, CodeGenerator, Executor, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate
 from kevolve_core.registry import Registry
@@ -52,15 +52,6 @@ RACE_STAGES = ("compile", "race")
 CONFIRM_STAGES = ("compile", "confirm", "holdout", "profile")
 
 _POLL_S = 0.05  # how soon a stop is noticed before the search begins (estimated)
-
-
-@runtime_checkable
-class Checked(Protocol):
-    """A generator that can say before the search that it has nothing to offer for its spec."""
-
-    def check(self) -> None:
-        """Raises CaptureError, SpecError or UnsupportedError, with what stands in the way."""
-        ...
 
 
 @frozen
@@ -181,6 +172,9 @@ def _prepare(
     """What blocks before a run begins (imports, probes, starting workers), in a thread of its own."""
     wanted = as_spec(spec, example_inputs=example_inputs, seed_kernels=seed_kernels)
     where = place(wanted, backend, registry=registry, device=device)
+    compiler = where.backend.compiler(where.device)
+    if isinstance(compiler, Checked):
+        compiler.check()
     chosen_policy = policy_of(*policy, where.registry)
     chosen_generator = generator_of(generator, where, wanted)
     opened = open_executor(executor, where, wanted, seed=seed, secret=secret, on_note=note)

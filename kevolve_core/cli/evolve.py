@@ -163,7 +163,8 @@ def print_result(console: Console, result: Result) -> None:
     say(console, f"{result.spec.name}: {result.reason}", "bold green" if result.improved else "bold")
     if result.measurements:
         say(console)
-        console.print(timing_table(result.measurements.values()))
+        subject = "kernel" if result.improved else "best candidate"
+        console.print(timing_table(result.measurements.values(), subject))
     say(console)
     search = result.search
     rows = [("kernel", str(result.report.kernel)), ("report", str(result.report.markdown))]
@@ -181,7 +182,7 @@ def print_result(console: Console, result: Result) -> None:
 
 
 def _rejected_seeds(result: Result) -> list[str]:
-    """The user's kernels that were not accepted: their silence would read as a baseline that was beaten."""
+    """The user's kernels that were not accepted: silence would look like a baseline that was beaten."""
     names = [(p.candidate_id, p.verdict) for p in result.search.trajectory[: len(result.spec.seeds)]]
     return [
         f"{name} was not accepted ({words(verdict.value)}) and is no baseline: kevolve repro {result.run}:{n}"
