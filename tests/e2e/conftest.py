@@ -1,4 +1,4 @@
-"""Whole runs through the command line, in processes of their own, on the CPU backend and tiny specifications."""
+"""Real runs on the CPU backend: small specifications, the installed command, the user's own cache."""
 
 from __future__ import annotations
 
