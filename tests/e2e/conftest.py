@@ -1,4 +1,4 @@
-"""Whole runs through the command line, in processes of their own, on the CPU backend and tiny specifications."""
+"""Whole runs through the command line, in processes of their own, on the CPU and tiny specifications."""
 
 from __future__ import annotations
 
