@@ -153,6 +153,10 @@ class Runner(Protocol):
         """Fill about ``nbytes`` of free memory with NaN so that stale results are not found there."""
         ...
 
+    def counters(self) -> Mapping[str, float]:
+        """Running totals of this process that explain time (page faults, CPU seconds, …); {} for none."""
+        ...
+
     def foreign_activity(self) -> str:
         """What runs beside the candidate that its language did not declare (threads, streams), or ""."""
         ...

@@ -373,6 +373,7 @@ def search_settings(seed: int, budget: Budget) -> SearchSettings:
     return SearchSettings(
         seed=seed,
         budget=budget,
+        finalists=3,
         search_stages=SEARCH_STAGES,
         race_stages=RACE_STAGES,
         confirm_stages=CONFIRM_STAGES,

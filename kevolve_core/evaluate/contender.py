@@ -152,11 +152,13 @@ class ContenderRole:
         self._runner.synchronize()
         return None, []
 
-    def op_run(self) -> tuple[Any, list[Any]]:
-        """One call on the prepared inputs. ``seconds`` is the device's time for it."""
+    def op_run(self, counters: bool = False) -> tuple[Any, list[Any]]:
+        """One call on the prepared inputs. ``seconds`` is the device's time for it; with ``counters``, what
+        the runner counted during it too."""
         program, runner = self._program, self._runner
         assert program is not None
         inputs = self._inputs
+        before = runner.counters() if counters else {}
         gc.disable()
         try:
             with torch.no_grad():
@@ -167,7 +169,9 @@ class ContenderRole:
         finally:
             gc.enable()
         self._output = output
-        return {"seconds": runner.elapsed(start, end)}, []
+        after = runner.counters() if counters else {}
+        counted = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        return {"seconds": runner.elapsed(start, end), "counters": counted}, []
 
     def op_inspect(self) -> tuple[Any, list[Any]]:
         """Look the process over after a call: functions that were patched, activity that outlives the call,

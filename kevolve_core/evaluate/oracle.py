@@ -202,11 +202,13 @@ class OracleRole:
         return {"accepted": sorted(accepted or ())}, []
 
     def _fakes(self, h: _Handle, leaves: list[Any], other: _Handle) -> list[tuple[str, list[Any]]]:
+        others = flatten(self._run(self._reference(h.case), other.inputs))[0]
         fakes = [
             ("zeros", [torch.zeros_like(v) for v in leaves]),
-            ("a constant", [torch.full_like(v, v.reshape(-1)[0].item()) if v.numel() else v for v in leaves]),
-            ("another input's output", flatten(self._run(self._reference(h.case), other.inputs))[0]),
+            ("another input's output", others),
         ]
+        if any(v.numel() > 1 for v in leaves):  # a single number would be its own constant
+            fakes.append(("a constant", [_constant(v, o) for v, o in zip(leaves, others, strict=True)]))
         tensors = [t for t in h.inputs if isinstance(t, torch.Tensor)]
         for i, t in enumerate(tensors):
             if all(t.shape == v.shape and t.dtype == v.dtype for v in leaves):
@@ -284,6 +286,11 @@ class OracleRole:
 
     def _random(self, bound: int) -> int:
         return int(torch.randint(0, max(1, bound), (), generator=self._rng))
+
+
+def _constant(leaf: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """A leaf's first value everywhere; of a single number, another input's."""
+    return torch.full_like(leaf, leaf.reshape(-1)[0].item()) if leaf.numel() > 1 else other
 
 
 def _rotated(tensor: torch.Tensor, shift: int) -> torch.Tensor:

@@ -75,9 +75,10 @@ class Contender:
             limits=self.limits,
         )
 
-    def run(self) -> Reply:
-        """One call. The reply's value has ``seconds``; its own ``seconds`` are the parent's wall time."""
-        return self.worker.call("run", limits=self.limits)
+    def run(self, *, counters: bool = False) -> Reply:
+        """One call. The reply's value has ``seconds`` (and ``counters``); its own ``seconds`` are the
+        parent's wall time."""
+        return self.worker.call("run", {"counters": counters}, limits=self.limits)
 
     def inspect(self) -> Mapping[str, Any]:
         """What the last call left behind in the process: ``foreign`` activity and ``patched`` functions."""
