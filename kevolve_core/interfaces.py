@@ -21,8 +21,8 @@ from kevolve_core.space import Point, Space
 
 __all__ = [
     "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
-    "EvaluationRequest", "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner", "SelectionPolicy",
-    "Work",
+    "EvaluationRequest", "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner",
+    "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.

@@ -203,6 +203,7 @@ async def resume_async(
     Raises:
         KevolveError: there is no run, another process uses it, or its backend is not ready.
     """
+    note = _notes(on_event)
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
     with RunStore.open(run) as store:
         settings = store.settings
@@ -212,8 +213,12 @@ async def resume_async(
         maker = generator or generator_of(settings["generator"], where, spec)
         if not (name := executor or settings["executor"]):
             raise ConfigError("this run was begun with the caller's own executor", mend="pass executor=…")
-        opened = open_executor(name, where, spec, seed=settings["seed"], secret=settings["secret"])
+        opened = open_executor(
+            name, where, spec, seed=settings["seed"], secret=settings["secret"], on_note=note
+        )
         async with _closing(opened):
+            if store.info().status != "finished":
+                await _prepared([opened.warm_up], True, stop, note)
             sitting = _Run(
                 store=store,
                 where=where,
@@ -288,6 +293,17 @@ async def _check(
     works = [executor.check_spec, executor.warm_up]
     if isinstance(generator, Checked):
         works.append(generator.check)
+    return await _prepared(works, allow_degenerate, stop, note)
+
+
+async def _prepared(
+    works: Sequence[Callable[[], None]],
+    allow_degenerate: bool,
+    stop: Stop | None,
+    note: Callable[[str], None],
+) -> bool:
+    """Run ``works``, each in a thread, until they are done, one raises or ``stop`` says so; whether one found
+    the spec degenerate."""
     checking = [asyncio.create_task(asyncio.to_thread(work)) for work in works]
     pending = set(checking)
     degenerate = False

@@ -73,7 +73,8 @@ class State:
             case Preparing(step=step):
                 self.step = step
             case RunStarted(proposals=proposals, seconds=seconds):
-                self.proposed, self.phase = proposals, "search"
+                self.proposed, self.phase, self.finalists = proposals, event.phase, event.finalists
+                self.counts = event.counts
                 self._at(seconds)
             case Proposed(duplicate_of=duplicate_of, seconds=seconds):
                 self.proposed += 1
@@ -196,7 +197,7 @@ class PlainLines:
                 ended = f"search ended ({state.stopped}); " if phase == "race" and state.stopped else ""
                 self._stamped(ended + state.doing)
             case RunStarted(resumed=True, proposals=proposals, seconds=seconds):
-                self._stamped(f"resumed after {proposals} proposals and {duration(seconds)}")
+                self._stamped(f"resumed after {proposals} proposals and {duration(seconds)}: {state.doing}")
             case Evaluated(phase=phase) if phase != "search":
                 self._stamped(
                     f"{phase}: candidate {event.candidate_id[:_ID]} {_outcome(event, state.evidence)}"

@@ -37,13 +37,17 @@ class Preparing:
 
 @frozen
 class RunStarted:
-    """A sitting begins. ``proposals`` and ``seconds`` are what earlier sittings left."""
+    """A sitting begins. ``proposals``, ``seconds`` and ``counts`` (evaluations of the search by verdict) are
+    what earlier sittings left; ``phase`` is where it goes on, with up to ``finalists`` candidates."""
 
     name: str
     seed: int
     resumed: bool
     proposals: int
     seconds: float
+    phase: str = "search"
+    finalists: int = 0
+    counts: Mapping[str, int] = field(factory=dict, converter=freeze, hash=False)
 
 
 @frozen

@@ -12,7 +12,7 @@ from kevolve_core.evolve.session import Session, StopRequestedError
 from kevolve_core.model import Evaluation
 from kevolve_core.store import EvaluationRow
 
-__all__ = ["enter", "finish", "outcome"]
+__all__ = ["enter", "field_of", "finish", "outcome"]
 
 
 async def finish(session: Session, stopped: str) -> None:
@@ -32,10 +32,10 @@ def enter(session: Session, phase: str, stopped: str) -> None:
     now = session.clock.seconds()
     session.store.set_phase(phase, active_seconds=now, stopped=stopped)
     session.store.record_event("phase", {"phase": phase, "stopped": stopped}, at_seconds=now)
-    session.emit(PhaseChanged(phase, stopped, now, _field(session, phase)))
+    session.emit(PhaseChanged(phase, stopped, now, field_of(session, phase)))
 
 
-def _field(session: Session, phase: str) -> int:
+def field_of(session: Session, phase: str) -> int:
     """How many candidates take part in ``phase``, at most."""
     if phase == "race":
         return len(session.store.top(session.settings.finalists)) if session.settings.race_stages else 0

@@ -1,4 +1,4 @@
-"""Real runs on the CPU backend: small specifications, the installed command, the user's own cache."""
+"""Whole runs through the command line, in processes of their own, on the CPU and tiny specifications."""
 
 from __future__ import annotations
 
