@@ -9,6 +9,7 @@ from typing import Any
 from kevolve_core.ir import (
     Const,
     Contract,
+    Expr,
     Index,
     LibraryCall,
     Load,
@@ -19,14 +20,16 @@ from kevolve_core.ir import (
     Search,
     Step,
     Store,
+    axes_of,
     itemsize,
+    vars_of,
 )
 from kevolve_core.model import Device
 from kevolve_core.space import Constraint, Parameter, Space
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
-from kevolve_cpu.render.tidy import consumed, expressions, uses
+from kevolve_cpu.render.tidy import CHEAP, consumed, expressions, uses
 
 __all__ = ["resolve", "schedule_space"]
 
@@ -65,21 +68,31 @@ def vector_axes(nest: LoopNest) -> tuple[str, ...]:
     return tuple(sorted(weights, key=lambda a: (-weights[a], a)))
 
 
-def lane_choices(nest: LoopNest) -> tuple[int, ...]:
-    """Elements a vector may have. GCC splits vectors beyond the register for arithmetic and conversions, but
-    turns comparisons and selections of them into scalar code, so 64-bit ones keep to 64 bytes."""
+def lane_choices(nest: LoopNest, axis: str) -> tuple[int, ...]:
+    """Elements a vector along ``axis`` may have. GCC splits vectors beyond the register for arithmetic and
+    conversions, but turns comparisons and selections of them into scalar code, so 64-bit ones keep to 64
+    bytes. Values that do not span ``axis`` are scalars and do not matter."""
     widest = 4
+    spans = nest.spans()
     for s in nest.body:
+        if axis and axis not in nest.span(s):
+            continue
         if isinstance(s, Search):
             widest = 8
         if isinstance(s, Reduce) and s.combiner not in ("sum", "prod"):
             widest = max(widest, itemsize(s.accumulate))
         for e in uses(tuple(x for x in expressions(s))):
+            if axis and not _spans(e, axis, spans):
+                continue
             if isinstance(e, Op) and any(itemsize(a.dtype) == 8 and not isinstance(a, Const) for a in e.args):
                 if e.name in ("add", "sub", "mul", "cast") and not _loads(e):
                     continue
                 widest = 8
     return (4, 8) if widest == 8 else (4, 8, 16)
+
+
+def _spans(e: Expr, axis: str, spans: Mapping[str, frozenset[str]]) -> bool:
+    return axis in axes_of(e) or any(axis in spans[v] for v in vars_of(e))
 
 
 def _loads(e: Op) -> bool:
@@ -94,9 +107,9 @@ def _inner_axes(nest: LoopNest) -> list[str]:
 
 def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[Constraint]]:
     axes = vector_axes(nest)
-    lanes = lane_choices(nest)
     inner = _inner_axes(nest)
     default_axis = next((a for a in axes if a in inner), axes[0] if axes else "")
+    lanes = lane_choices(nest, default_axis)
     pointwise = not inner
     parameters = [
         Parameter("vector_axis", (*axes, ""), default_axis),
@@ -130,7 +143,7 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
         parameters += [
             Parameter("fuse", (True, False), True),
             Parameter("keep", (False, True), any(_costly(x) for s in nest.body for x in expressions(s))),
-            Parameter("prefetch", (False, True), True),
+            Parameter("prefetch", ("none", "last", "heavy"), "heavy"),
         ]
     if any(isinstance(s, Store) and s.mode == "set" for s in nest.body):
         parameters.append(Parameter("stream", (False, True), _points(nest) >= 1 << 22))
@@ -151,8 +164,7 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
 
 
 def _costly(e: Any) -> bool:
-    cheap = {"add", "sub", "mul", "cast", "where", "min", "max", "neg", "abs", "relu"}
-    return any(isinstance(x, Op) and x.name not in cheap for x in uses((e,)))
+    return any(isinstance(x, Op) and x.name not in CHEAP for x in uses((e,)))
 
 
 def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> Space:  # noqa: ARG001
