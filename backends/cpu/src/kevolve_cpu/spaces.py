@@ -9,6 +9,7 @@ from typing import Any
 from kevolve_core.ir import (
     Const,
     Contract,
+    Expr,
     Index,
     LibraryCall,
     Load,
@@ -19,19 +20,22 @@ from kevolve_core.ir import (
     Search,
     Step,
     Store,
+    axes_of,
     itemsize,
+    vars_of,
 )
 from kevolve_core.model import Device
 from kevolve_core.space import Constraint, Parameter, Space
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
-from kevolve_cpu.render.tidy import consumed, expressions, uses
+from kevolve_cpu.render.tidy import CHEAP, consumed, expressions, uses
 
 __all__ = ["resolve", "schedule_space"]
 
 _TILES = (0, 64, 256, 1024, 4096, 16384, 65536)
 _SMALL = 32768  # points below which starting threads costs more than it gives (about 5 µs); estimated
+_TILE_BYTES = 1 << 19  # a quarter of the L2 cache of current server CPUs (2 MiB); estimated
 _LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
 
 
@@ -65,21 +69,31 @@ def vector_axes(nest: LoopNest) -> tuple[str, ...]:
     return tuple(sorted(weights, key=lambda a: (-weights[a], a)))
 
 
-def lane_choices(nest: LoopNest) -> tuple[int, ...]:
-    """Elements a vector may have. GCC splits vectors beyond the register for arithmetic and conversions, but
-    turns comparisons and selections of them into scalar code, so 64-bit ones keep to 64 bytes."""
+def lane_choices(nest: LoopNest, axis: str) -> tuple[int, ...]:
+    """Elements a vector along ``axis`` may have. GCC splits vectors beyond the register for arithmetic and
+    conversions, but turns comparisons and selections of them into scalar code, so 64-bit ones keep to 64
+    bytes. Values that do not span ``axis`` are scalars and do not matter."""
     widest = 4
+    spans = nest.spans()
     for s in nest.body:
+        if axis and axis not in nest.span(s):
+            continue
         if isinstance(s, Search):
             widest = 8
         if isinstance(s, Reduce) and s.combiner not in ("sum", "prod"):
             widest = max(widest, itemsize(s.accumulate))
         for e in uses(tuple(x for x in expressions(s))):
+            if axis and not _spans(e, axis, spans):
+                continue
             if isinstance(e, Op) and any(itemsize(a.dtype) == 8 and not isinstance(a, Const) for a in e.args):
                 if e.name in ("add", "sub", "mul", "cast") and not _loads(e):
                     continue
                 widest = 8
     return (4, 8) if widest == 8 else (4, 8, 16)
+
+
+def _spans(e: Expr, axis: str, spans: Mapping[str, frozenset[str]]) -> bool:
+    return axis in axes_of(e) or any(axis in spans[v] for v in vars_of(e))
 
 
 def _loads(e: Op) -> bool:
@@ -94,9 +108,9 @@ def _inner_axes(nest: LoopNest) -> list[str]:
 
 def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[Constraint]]:
     axes = vector_axes(nest)
-    lanes = lane_choices(nest)
     inner = _inner_axes(nest)
     default_axis = next((a for a in axes if a in inner), axes[0] if axes else "")
+    lanes = lane_choices(nest, default_axis)
     pointwise = not inner
     parameters = [
         Parameter("vector_axis", (*axes, ""), default_axis),
@@ -107,7 +121,7 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     tiled_axes = [a for a in axes if a not in inner]
     if tiled_axes:
         choices = tuple(t for t in _TILES if t or not pointwise)
-        default = 16384 if pointwise else 0 if default_axis in inner else 1024
+        default = 16384 if pointwise else 0 if default_axis in inner else _default_tile(nest, inner)
         parameters.append(Parameter("tile", choices, default if default in choices else choices[0]))
         if not pointwise:
             constraints.append(
@@ -130,7 +144,7 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
         parameters += [
             Parameter("fuse", (True, False), True),
             Parameter("keep", (False, True), any(_costly(x) for s in nest.body for x in expressions(s))),
-            Parameter("prefetch", (False, True), True),
+            Parameter("prefetch", ("none", "last", "heavy"), "heavy"),
         ]
     if any(isinstance(s, Store) and s.mode == "set" for s in nest.body):
         parameters.append(Parameter("stream", (False, True), _points(nest) >= 1 << 22))
@@ -150,9 +164,20 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     return parameters, constraints
 
 
+def _default_tile(nest: LoopNest, inner: list[str]) -> int:
+    """The widest tile of columns that stays in `_TILE_BYTES` over the axes inside: later passes, and what
+    is kept for them, then read the cache. Narrower than 64 the rows of a tile would be parts of lines."""
+    if sum(isinstance(s, (Reduce, Store)) for s in nest.body) < 3:  # read once: nothing to come back for
+        return 1024
+    row = math.prod(nest.extent(a) for a in inner)
+    size = max(
+        (itemsize(e.dtype) for s in nest.body for e in uses(expressions(s)) if isinstance(e, Load)), default=4
+    )
+    return max((t for t in _TILES if 64 <= t <= 1024 and t * row * size <= _TILE_BYTES), default=64)
+
+
 def _costly(e: Any) -> bool:
-    cheap = {"add", "sub", "mul", "cast", "where", "min", "max", "neg", "abs", "relu"}
-    return any(isinstance(x, Op) and x.name not in cheap for x in uses((e,)))
+    return any(isinstance(x, Op) and x.name not in CHEAP for x in uses((e,)))
 
 
 def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> Space:  # noqa: ARG001

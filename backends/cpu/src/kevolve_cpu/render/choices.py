@@ -23,7 +23,8 @@ class Schedule:
         fuse: whether independent statements over the same axes share a loop.
         keep: whether a value that several passes need is kept in working storage, not computed again.
         stream: whether whole vectors are stored past the caches.
-        prefetch: whether the last pass of a task fetches the next task's first reads.
+        prefetch: which pass of a task fetches the next task's first reads: ``none``, the ``last``, or the
+            ``heavy`` one: of those that read what is in the cache already, the one that computes most.
         search: ``binary`` or ``linear``.
     """
 
@@ -37,5 +38,5 @@ class Schedule:
     fuse: bool = True
     keep: bool = False
     stream: bool = False
-    prefetch: bool = False
+    prefetch: str = "none"
     search: str = "binary"

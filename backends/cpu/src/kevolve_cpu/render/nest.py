@@ -122,7 +122,7 @@ class _Nest:
                 task.lines.append(f"const long {hi} = {stop};")
         around = Loops(self.printer, nest, s, vector, bounds)
         stores = Stores(self.printer, s, vector, self.buffers, self.names)
-        sinks = Sinks(around, stores, self.names, loops[-1] if loops and s.prefetch else "")
+        sinks = Sinks(around, stores, self.names, loops[-1] if loops and s.prefetch != "none" else "")
         split = s.parallel == "inner" and not loops and not split_vector
         if lanes_mode:
             self._lanes(task, sinks, passes, vector, inner)

@@ -18,6 +18,8 @@ _INFIX = {
     "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "shift_left": "<<", "shift_right": ">>",
     "logical_and": "&", "logical_or": "|", "logical_xor": "^",
 }  # fmt: skip
+#: (from, to) of conversions that have a helper
+_HALVES = {("f16", "f32"): "widen_half", ("f32", "f16"): "narrow_half"}
 _COMPARE = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 _LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
 
@@ -97,6 +99,9 @@ class Lanes:
             if kind == f"i{BITS[kind]}":
                 return Value(f"(-{wide.code})", kind, True)
             return Value(f"__builtin_convertvector(-{wide.code}, {self.vector(kind)})", kind, True)
+        if (v.kind, kind) in _HALVES:
+            helper = _HALVES[v.kind, kind]
+            return Value(self.call(helper, f"{helper}<{self.vector(kind)}>({v.code})"), kind, True)
         return Value(f"__builtin_convertvector({v.code}, {self.vector(kind)})", kind, True)
 
     def round_to(self, v: Value, dtype: str) -> Value:
@@ -104,9 +109,12 @@ class Lanes:
         if dtype == "float16":
             if not v.vec:
                 return Value(f"(float)(_Float16)({v.code})", "f32")
-            half = f"__builtin_convertvector({v.code}, {self.vector('f16')})"
-            return Value(f"__builtin_convertvector({half}, {self.vector('f32')})", "f32", True)
-        return self.widen(self.narrow(v))
+            half = self.convert(Value(v.code, "f32", True), "f16")
+            return self.convert(half, "f32")
+        if not v.vec:
+            return self.widen(self.narrow(v))
+        bits = self.call("round_bits", f"round_bits<{self.vector('u32')}>({v.code})")
+        return Value(f"({self.vector('f32')}){bits}", "f32", True)
 
     def widen(self, v: Value) -> Value:
         """bfloat16 bits as float32."""

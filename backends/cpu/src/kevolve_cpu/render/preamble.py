@@ -10,6 +10,7 @@ import re
 
 from attrs import define, field
 
+from kevolve_cpu.render.halves import HALVES
 from kevolve_cpu.render.kinds import BITS, SCALAR
 from kevolve_cpu.render.vecmath import MATH
 
@@ -219,39 +220,6 @@ template <class V, class I> inline void first_min(V &best, I &at, V x, I positio
 }""",
         (),
     ),
-    "widen": (
-        """// bfloat16 bits to float32.
-template <class V, class U, class H>
-inline V widen(H bits) { return (V)(__builtin_convertvector(bits, U) << 16); }""",
-        (),
-    ),
-    "widen_one": (
-        """inline float widen(unsigned short bits) {
-    const unsigned wide = static_cast<unsigned>(bits) << 16;
-    float x;
-    __builtin_memcpy(&x, &wide, sizeof x);
-    return x;
-}""",
-        (),
-    ),
-    "narrow": (
-        """// float32 to bfloat16 bits, to nearest even; NaN stays NaN.
-template <class H, class U, class V> inline H narrow(V x) {
-    const U bits = (U)x;
-    const U even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const U nan = (bits >> 16) | 0x40;
-    return __builtin_convertvector(x != x ? nan : even, H);
-}""",
-        (),
-    ),
-    "narrow_one": (
-        """inline unsigned short narrow(float x) {
-    unsigned bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return static_cast<unsigned short>(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}""",
-        (),
-    ),
     "divide": (
         """// Integer division that cannot trap in lanes out of range.
 template <class T> inline T divide(T a, T b) { return b == 0 ? T(0) : b == T(-1) ? T(0 - a) : T(a / b); }""",
@@ -436,6 +404,7 @@ template <class T> struct Scratch {
 };""",
         (),
     ),
+    **HALVES,
     **MATH,
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from attrs import define, field
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Let, Load, Op, Search, Store, Var
+from kevolve_core.ir import Expr, Let, Load, Op, Search, Store, Var, axes_of, vars_of
 from kevolve_cpu.render.accumulate import SERIAL, Accumulators
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.kinds import BITS, KIND
@@ -20,7 +20,7 @@ from kevolve_cpu.render.reduction import Reduction
 from kevolve_cpu.render.scope import Scope
 from kevolve_cpu.render.storage import Storage
 from kevolve_cpu.render.stores import Stores
-from kevolve_cpu.render.tidy import expressions, uses
+from kevolve_cpu.render.tidy import CHEAP, expressions, uses
 
 __all__ = ["Sinks"]
 
@@ -105,7 +105,8 @@ class Sinks:
         lanes_mode = task.width > 1
         vectorised = bool(self.vector) and self.vector in p.axes and not lanes_mode and p.scan is None
         looped = [q for q in passes if self.vector in q.axes]
-        self.ahead = looped[0] if self.next_row and len(looped) > 1 and p is looped[-1] else None
+        fetching = self.next_row and len(looped) > 1 and p is self._fetching(looped)
+        self.ahead = looped[0] if fetching else None
         order = [a for a in p.axes if a != self.vector] + [a for a in p.axes if a == self.vector]
         free = [a for a in order if a not in p.reduced]
         if p.scan is not None:
@@ -249,6 +250,34 @@ class Sinks:
                 value = self.printer.emit(Var(name, self.printer.dtype_of(name)), scope)
                 self.storage.save(array, value, scope)
         self._prefetch(scope)
+
+    def _fetching(self, looped: list[Pass]) -> Pass:
+        """The pass in which to fetch what the next task reads first. Stores fill the memory system by
+        themselves, so a pass that computes costly values leaves more room; the first pass has none."""
+        if self.loops.schedule.prefetch == "last":
+            return looped[-1]
+        return max(reversed(looped[1:]), key=self._costly)
+
+    def _costly(self, p: Pass) -> int:
+        """Weight of the costly operators that pass ``p`` computes at a point, values kept by earlier ones not
+        counted. A division, often by one number, weighs less than a function (estimated)."""
+        stop = frozenset(name for name, first in self.kept.items() if first is not p)
+        roots: list[Expr] = []
+        for s in p.sinks:
+            roots += expressions(s)
+            roots += [
+                self.printer.definitions[n]
+                for n in self.needed(s, stop)
+                if n in self.printer.definitions and n not in stop
+            ]
+        spans = self.printer.spans
+        return sum(
+            1 if e.name == "div" else 4
+            for e in uses(tuple(roots))
+            if isinstance(e, Op)
+            and e.name not in CHEAP
+            and (self.vector in axes_of(e) or any(self.vector in spans[v] for v in vars_of(e)))
+        )
 
     def _prefetch(self, scope: Scope) -> None:
         if self.ahead is None:

@@ -36,7 +36,11 @@ from kevolve_core.ir import (
 )
 from kevolve_cpu.render.affine import Affine, affine_lets, analyse, offset_of
 
-__all__ = ["Tidy", "consumed", "expressions", "tidy", "uses"]
+__all__ = ["CHEAP", "Tidy", "consumed", "expressions", "tidy", "uses"]
+
+
+#: operators of one or two instructions a vector
+CHEAP = frozenset(["add", "sub", "mul", "cast", "where", "min", "max", "neg", "abs", "relu"])
 
 
 @frozen
