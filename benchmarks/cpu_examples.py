@@ -2,11 +2,12 @@
 
     python benchmarks/cpu_examples.py [--budget 90s] [--seed 0] [--only NAME] [--out DIR] [--json FILE]
 
-Each row is the confirmation of one run: fresh processes, all sides interleaved call by call on fresh data with
-new output storage for every call, caches flushed, one allocator setting for every side. `ratio` is the better of
-eager and torch.compile over the kernel, with the 95 % bootstrap interval of the paired ratio. Where the search
-found nothing better, the kernel is the baseline, the ratio is 1 and the row says so. `NT copy` is compulsory bytes
-over the kernel's time as a share of this host's best memory rate, which is its non-temporal copy.
+Each row is the confirmation of one run: fresh processes, all sides interleaved call by call on fresh data
+with new output storage for every call, caches flushed, one allocator setting for every side. `ratio` is the
+better of eager and torch.compile over the kernel, with the 95 % bootstrap interval of the paired ratio. Where
+the search found nothing better, the kernel is the baseline, the ratio is 1 and the row says so. `NT copy` is
+compulsory bytes over the kernel's time as a share of this host's best memory rate, which is its non-temporal
+copy.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile,
 from kevolve_core.space import Point, Space
 
 __all__ = [
-    "API_VERSION", "Backend", "Baseline", "BackendRef", "CodeGenerator", "Compiler", "EvaluationRequest",
-    "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
+    "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
+    "EvaluationRequest", "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner",
+    "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
@@ -78,6 +79,16 @@ class Baseline:
     name: str
     kind: str
     factory: str
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A part (a compiler, a generator) that can say before a run begins that it cannot do its work here."""
+
+    def check(self) -> None:
+        """Raise the `KevolveError` that the work would meet: no compiler, a reference that cannot be
+        captured."""
+        ...
 
 
 class Compiler(Protocol):
@@ -140,6 +151,10 @@ class Runner(Protocol):
 
     def poison(self, nbytes: int) -> None:
         """Fill about ``nbytes`` of free memory with NaN so that stale results are not found there."""
+        ...
+
+    def counters(self) -> Mapping[str, float]:
+        """Running totals of this process that explain time (page faults, CPU seconds, …); {} for none."""
         ...
 
     def foreign_activity(self) -> str:

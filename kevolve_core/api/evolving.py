@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import threading
@@ -28,10 +29,11 @@ from kevolve_core.api.parts import (
 )
 from kevolve_core.api.result import Result, gather, write_result
 from kevolve_core.errors import ConfigError, DegenerateSpecError, KevolveError, StoreError
-from kevolve_core.evolve import Budget, Event, RunResult, SearchSettings, collect
+from kevolve_core.evolve import Budget, Event, Preparing, RunResult, SearchSettings, collect
 from kevolve_core.evolve import resume as resume_search
 from kevolve_core.evolve import run as run_search
-from kevolve_core.interfaces import CodeGenerator, Executor, SelectionPolicy
+from kevolve_core.evolve.events import Emitter
+from kevolve_core.interfaces import Checked, CodeGenerator, Executor, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate
 from kevolve_core.registry import Registry
@@ -116,6 +118,7 @@ async def evolve_async(
         asyncio.CancelledError: the task was cancelled. The best so far and its report are in the run's
             folder first: `load_result` reads them and `resume` goes on. Use ``stop`` to get them returned.
     """
+    note = _notes(on_event)
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -123,7 +126,7 @@ async def evolve_async(
     secret = secrets.randbits(48)  # of input data: the same in every sitting, unknown to candidates
     wanted, where, chosen_policy, chosen_generator, opened = await asyncio.to_thread(
         _prepare, spec, example_inputs, seed_kernels, backend, registry, device, seed, secret,
-        (policy, policy_options), generator, executor,
+        (policy, policy_options), generator, executor, note,
     )  # fmt: skip
     settings = {
         "backend": where.backend_name,
@@ -137,7 +140,7 @@ async def evolve_async(
         "budget": {k: v for k, v in attrs.asdict(limits).items() if v is not None},
     }
     async with _closing(opened):
-        settings["degenerate"] = await _check(opened, allow_degenerate, stop)
+        settings["degenerate"] = await _check(opened, chosen_generator, allow_degenerate, stop, note)
         with RunStore.create(folder or _new_folder(wanted), spec=wanted, settings=settings) as store:
             sitting = _Run(
                 store=store,
@@ -164,13 +167,17 @@ def _prepare(
     policy: tuple[str | SelectionPolicy, Mapping[str, Any] | None],
     generator: str | CodeGenerator,
     executor: str | Executor,
+    note: Callable[[str], None],
 ) -> tuple[KernelSpec, Place, SelectionPolicy, CodeGenerator, HookedExecutor]:
     """What blocks before a run begins (imports, probes, starting workers), in a thread of its own."""
     wanted = as_spec(spec, example_inputs=example_inputs, seed_kernels=seed_kernels)
     where = place(wanted, backend, registry=registry, device=device)
+    compiler = where.backend.compiler(where.device)
+    if isinstance(compiler, Checked):
+        compiler.check()
     chosen_policy = policy_of(*policy, where.registry)
     chosen_generator = generator_of(generator, where, wanted)
-    opened = open_executor(executor, where, wanted, seed=seed, secret=secret)
+    opened = open_executor(executor, where, wanted, seed=seed, secret=secret, on_note=note)
     return wanted, where, chosen_policy, chosen_generator, opened
 
 
@@ -196,6 +203,7 @@ async def resume_async(
     Raises:
         KevolveError: there is no run, another process uses it, or its backend is not ready.
     """
+    note = _notes(on_event)
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
     with RunStore.open(run) as store:
         settings = store.settings
@@ -205,8 +213,12 @@ async def resume_async(
         maker = generator or generator_of(settings["generator"], where, spec)
         if not (name := executor or settings["executor"]):
             raise ConfigError("this run was begun with the caller's own executor", mend="pass executor=…")
-        opened = open_executor(name, where, spec, seed=settings["seed"], secret=settings["secret"])
+        opened = open_executor(
+            name, where, spec, seed=settings["seed"], secret=settings["secret"], on_note=note
+        )
         async with _closing(opened):
+            if store.info().status != "finished":
+                await _prepared([opened.warm_up], True, stop, note)
             sitting = _Run(
                 store=store,
                 where=where,
@@ -269,24 +281,61 @@ def _kept(error: KevolveError, run: Path) -> KevolveError:
     return error
 
 
-async def _check(executor: HookedExecutor, allow_degenerate: bool, stop: Stop | None) -> bool:
-    """Whether the spec accepts trivial answers, which is an error unless it is allowed."""
-    checking = asyncio.create_task(asyncio.to_thread(executor.check_spec))
+async def _check(
+    executor: HookedExecutor,
+    generator: CodeGenerator,
+    allow_degenerate: bool,
+    stop: Stop | None,
+    note: Callable[[str], None],
+) -> bool:
+    """Whether the spec accepts trivial answers, which is an error unless it is allowed. The generator's own
+    check (that it can do anything with the spec) and the warm-up run beside it."""
+    works = [executor.check_spec, executor.warm_up]
+    if isinstance(generator, Checked):
+        works.append(generator.check)
+    return await _prepared(works, allow_degenerate, stop, note)
+
+
+async def _prepared(
+    works: Sequence[Callable[[], None]],
+    allow_degenerate: bool,
+    stop: Stop | None,
+    note: Callable[[str], None],
+) -> bool:
+    """Run ``works``, each in a thread, until they are done, one raises or ``stop`` says so; whether one found
+    the spec degenerate."""
+    checking = [asyncio.create_task(asyncio.to_thread(work)) for work in works]
+    pending = set(checking)
+    degenerate = False
     try:
-        while not checking.done():
-            await asyncio.wait([checking], timeout=_POLL_S)
-            if stop is not None and stop() and not checking.done():
-                break
-        else:
-            await checking
-            return False
-    except DegenerateSpecError:
-        if not allow_degenerate:
-            raise
-        return True
-    # Stopped before anything was searched: the run begins, stops at once and delivers the baseline.
-    checking.add_done_callback(lambda task: task.cancelled() or task.exception())
-    return False
+        while pending and not (stop is not None and stop()):
+            done, pending = await asyncio.wait(pending, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                try:
+                    task.result()
+                except DegenerateSpecError:
+                    if not allow_degenerate:
+                        raise
+                    degenerate = True
+                    note("the specification accepts trivial answers; it is searched all the same")
+    finally:
+        # Stopped or refused: whoever still works ends when the executor is closed.
+        for task in pending:
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return degenerate
+
+
+def _notes(on_event: Subscriber | None) -> Callable[[str], None]:
+    """What other threads say about the preparation, as events in this thread."""
+    if on_event is None:
+        return lambda _text: None
+    loop, tell = asyncio.get_running_loop(), Emitter(on_event)
+
+    def note(text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(tell, Preparing(text))
+
+    return note
 
 
 def _both(registry: Registry, on_event: Subscriber | None) -> Subscriber:
@@ -324,6 +373,7 @@ def search_settings(seed: int, budget: Budget) -> SearchSettings:
     return SearchSettings(
         seed=seed,
         budget=budget,
+        finalists=3,
         search_stages=SEARCH_STAGES,
         race_stages=RACE_STAGES,
         confirm_stages=CONFIRM_STAGES,

@@ -197,7 +197,13 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> UnknownNameError:
 
 
 def open_executor(
-    given: str | Executor, where: Place, spec: KernelSpec, *, seed: int, secret: int | None = None
+    given: str | Executor,
+    where: Place,
+    spec: KernelSpec,
+    *,
+    seed: int,
+    secret: int | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> HookedExecutor:
     """Where evaluations run: the caller's own executor, ``local`` worker processes, or one that a plugin
     added. Plugins' ``kevolve_evaluate`` hooks stand around each evaluation.
@@ -205,6 +211,7 @@ def open_executor(
     Args:
         seed: of the reference's weights.
         secret: of input data; None draws one.
+        on_note: hears what the ``local`` executor does while it checks the spec, from another thread.
     """
     if not isinstance(given, str):
         return HookedExecutor(given, where.registry, owned=False)
@@ -213,7 +220,9 @@ def open_executor(
         from kevolve_core.evaluate import LocalExecutor
 
         ref = where.registry.ref(where.backend_name)
-        made: Executor = LocalExecutor(ref, where.backend, where.device, spec, seed=seed, secret=secret)
+        made: Executor = LocalExecutor(
+            ref, where.backend, where.device, spec, seed=seed, secret=secret, on_note=on_note
+        )
     elif given in names:
         made = where.registry.executor(given)(
             registry=where.registry,
@@ -236,19 +245,43 @@ class HookedExecutor:
         self._waiting = ThreadPoolExecutor(_WAITING, "kevolve-evaluation")
 
     def submit(self, request: EvaluationRequest) -> Future[Evaluation]:
-        return self._waiting.submit(self._registry.evaluate, request, self._run)
+        """The evaluation's future. Cancelling it cancels the inner executor's."""
+        done: Future[Evaluation] = Future()
 
-    def _run(self, request: EvaluationRequest) -> Evaluation:
-        try:
-            return self._inner.submit(request).result()
-        except CancelledError as error:  # it must not look like a cancelled search
-            raise WorkerError("the executor was closed during an evaluation") from error
+        def run(request: EvaluationRequest) -> Evaluation:
+            inner = self._inner.submit(request)
+            done.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
+            try:
+                return inner.result()
+            except CancelledError as error:  # it must not look like a cancelled search
+                raise WorkerError("the executor was closed during an evaluation") from error
+
+        def work() -> None:
+            if done.cancelled():
+                return
+            try:
+                evaluation = self._registry.evaluate(request, run)
+            except BaseException as error:
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(error)
+            else:
+                if done.set_running_or_notify_cancel():
+                    done.set_result(evaluation)
+
+        self._waiting.submit(work).add_done_callback(lambda held: done.cancel() if held.cancelled() else None)
+        return done
 
     def check_spec(self) -> None:
         """The inner executor's check, where it has one."""
         check = getattr(self._inner, "check_spec", None)
         if check is not None:
             check()
+
+    def warm_up(self) -> None:
+        """The inner executor's warm-up, where it has one."""
+        warm_up = getattr(self._inner, "warm_up", None)
+        if warm_up is not None:
+            warm_up()
 
     def close(self) -> None:
         """Stops the workers of an executor made here; a caller's own stays open for its other runs."""

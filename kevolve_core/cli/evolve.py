@@ -14,11 +14,11 @@ from kevolve_core.api.parts import as_spec, place
 from kevolve_core.cli.fail import INTERRUPTED
 from kevolve_core.cli.interrupt import Interrupt, interruptible
 from kevolve_core.cli.options import backend_option, device_option, err, out, plugins_option, registry_of
-from kevolve_core.cli.progress import Progress, State, display
+from kevolve_core.cli.progress import Progress, State, display, words
 from kevolve_core.cli.render import say, timing_table
 from kevolve_core.errors import ConfigError
 from kevolve_core.evolve import Budget, Event
-from kevolve_core.model import Device
+from kevolve_core.model import Device, VerdictKind
 from kevolve_core.report import failure_counts
 from kevolve_core.store import RunStore
 
@@ -37,7 +37,7 @@ _JSON = click.option(
     metavar="LIMIT",
     default="60s",
     show_default=True,
-    help="60s, 5m, 1h, 200c (candidates), or 100c,60s.",
+    help="Of the search: 60s, 5m, 1h, 200c (candidates), or 100c,60s. Preparing and confirming come on top.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice of the search.")
 @click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.")
@@ -163,7 +163,8 @@ def print_result(console: Console, result: Result) -> None:
     say(console, f"{result.spec.name}: {result.reason}", "bold green" if result.improved else "bold")
     if result.measurements:
         say(console)
-        console.print(timing_table(result.measurements.values()))
+        subject = "kernel" if result.improved else "best candidate"
+        console.print(timing_table(result.measurements.values(), subject))
     say(console)
     search = result.search
     rows = [("kernel", str(result.report.kernel)), ("report", str(result.report.markdown))]
@@ -173,10 +174,21 @@ def print_result(console: Console, result: Result) -> None:
         rows.append(("until the best", f"{at.seconds:.1f} s measured, {at.evaluations} evaluations"))
     spent = f"{search.seconds:.1f} s measured, {search.evaluations} evaluations, {_failures(search.counts)}"
     rows.append(("search", spent))
+    rows += [("your kernel", text) for text in _rejected_seeds(result)]
     if result.resumable:
         rows.append(("not finished", f"kevolve resume {result.run}"))
     for name, text in rows:
         say(console, f"{name:<15} {text}")
+
+
+def _rejected_seeds(result: Result) -> list[str]:
+    """The user's kernels that were not accepted: silence would look like a baseline that was beaten."""
+    names = [(p.candidate_id, p.verdict) for p in result.search.trajectory[: len(result.spec.seeds)]]
+    return [
+        f"{name} was not accepted ({words(verdict.value)}) and is no baseline: kevolve repro {result.run}:{n}"
+        for n, (name, verdict) in enumerate(names)
+        if verdict is not None and verdict is not VerdictKind.ACCEPTED
+    ]
 
 
 def _failures(counts: Mapping[str, int]) -> str:

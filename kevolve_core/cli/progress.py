@@ -22,6 +22,7 @@ from kevolve_core.evolve.events import (
     Event,
     NewBest,
     PhaseChanged,
+    Preparing,
     ProposalFailed,
     Proposed,
     RunStarted,
@@ -31,10 +32,10 @@ from kevolve_core.report import failure_counts
 __all__ = ["LiveDisplay", "PlainLines", "Progress", "State", "display"]
 
 _PHASES = {
-    "prepare": "preparing: checking the specification, timing the baselines",
+    "prepare": "preparing",
     "search": "searching",
-    "race": "racing the best candidates",
-    "confirm": "confirming in a fresh process",
+    "race": "racing the best candidates against every baseline",
+    "confirm": "confirming the winner in fresh processes, then on the holdout cases",
     "done": "writing the report",
 }
 _HEARTBEAT_S, _SILENCE_S = 10.0, 30.0  # between lines with and without news (estimated)
@@ -50,6 +51,10 @@ class State:
     budget: Budget
     clock: Callable[[], float] = time.monotonic
     phase: str = "prepare"
+    step: str = ""  # of the preparation
+    finalists: int = 0
+    judged: int = 0  # finalists of the phase, so far
+    given: set[int] = field(factory=set)  # sequences of the user's own kernels
     proposed: int = 0
     duplicates: int = 0
     counts: Mapping[str, int] = field(factory=dict)
@@ -65,11 +70,16 @@ class State:
     def apply(self, event: Event) -> None:
         """Take one event in."""
         match event:
+            case Preparing(step=step):
+                self.step = step
             case RunStarted(proposals=proposals, seconds=seconds):
-                self.proposed, self.phase = proposals, "search"
+                self.proposed, self.phase, self.finalists = proposals, event.phase, event.finalists
+                self.counts = event.counts
                 self._at(seconds)
             case Proposed(duplicate_of=duplicate_of, seconds=seconds):
                 self.proposed += 1
+                if event.operator == "given":
+                    self.given.add(event.sequence)
                 self.duplicates += duplicate_of is not None
                 self._at(seconds)
             case ProposalFailed(fault=fault, seconds=seconds):
@@ -78,6 +88,8 @@ class State:
             case Evaluated(verdict=verdict, reason=reason, counts=counts, seconds=seconds, phase=phase):
                 if phase == "search":
                     self.counts = counts
+                else:
+                    self.judged += 1
                 if verdict.value != "accepted":
                     self.last_failure = f"{words(verdict.value)}: {reason}"
                 self._at(seconds)
@@ -85,12 +97,22 @@ class State:
                 self.best = event
                 self._at(seconds)
             case PhaseChanged(phase=phase, stopped=stopped, seconds=seconds):
-                self.phase = phase
+                self.phase, self.finalists, self.judged = phase, event.finalists, 0
                 self.stopped = stopped or self.stopped
                 self._at(seconds)
 
     def _at(self, seconds: float) -> None:
         self._seconds, self._since = seconds, self.clock()
+
+    @property
+    def doing(self) -> str:
+        """What goes on now, in words."""
+        words = _PHASES.get(self.phase, self.phase)
+        if self.phase == "prepare" and self.step:
+            return f"{words}: {self.step}"
+        if self.phase in {"race", "confirm"} and self.finalists > 1:
+            return f"{words} ({min(self.judged + 1, self.finalists)} of at most {self.finalists})"
+        return words
 
     @property
     def seconds(self) -> float:
@@ -157,7 +179,9 @@ class PlainLines:
         self._state, self._stream = state, stream
         self._shown = state.clock()
         self._line(state.title)
-        self._line(_PHASES["prepare"])
+        self._line(
+            f"budget {budget_text(state.budget)} of search; preparing, racing and confirming come on top"
+        )
 
     def show(self, event: Event) -> None:
         state = self._state
@@ -165,14 +189,21 @@ class PlainLines:
         match event:
             case NewBest():
                 self._stamped(f"best so far {state.best_text()}")
+            case Preparing():
+                self._stamped(state.doing)
+            case RunStarted(resumed=False):
+                self._stamped("searching: the clock of the budget starts")
             case PhaseChanged(phase=phase) if phase != "search":
                 ended = f"search ended ({state.stopped}); " if phase == "race" and state.stopped else ""
-                self._stamped(ended + _PHASES.get(phase, phase))
+                self._stamped(ended + state.doing)
             case RunStarted(resumed=True, proposals=proposals, seconds=seconds):
-                self._stamped(f"resumed after {proposals} proposals and {duration(seconds)}")
+                self._stamped(f"resumed after {proposals} proposals and {duration(seconds)}: {state.doing}")
             case Evaluated(phase=phase) if phase != "search":
-                score = f"{event.score:.2f}x {state.evidence}" if event.score else words(event.verdict.value)
-                self._stamped(f"{phase}: candidate {event.candidate_id[:_ID]} {score}")
+                self._stamped(
+                    f"{phase}: candidate {event.candidate_id[:_ID]} {_outcome(event, state.evidence)}"
+                )
+            case Evaluated() if event.sequence in state.given:
+                self._stamped(f"your kernel {event.candidate_id[:_ID]}: {_outcome(event, state.evidence)}")
             case Evaluated() if self.silent >= _HEARTBEAT_S:
                 self.beat()
 
@@ -193,7 +224,7 @@ class PlainLines:
                 f"{state.failures_text()}, {state.left()}"
             )
         else:
-            self._stamped(f"still {_PHASES.get(state.phase, state.phase)}")
+            self._stamped(f"still {state.doing}")
 
     def _stamped(self, text: str) -> None:
         self._shown = self._state.clock()
@@ -201,6 +232,13 @@ class PlainLines:
 
     def _line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
+
+
+def _outcome(event: Evaluated, evidence: str) -> str:
+    if event.score:
+        return f"{event.score:.2f}x {evidence}"
+    verdict = words(event.verdict.value)
+    return f"{verdict}: {event.reason}" if event.reason else verdict
 
 
 class LiveDisplay:
@@ -223,7 +261,7 @@ class LiveDisplay:
         head.add_column()
         head.add_column(style="cyan", no_wrap=True)
         bar = ProgressBar(total=1.0, completed=state.share, width=28, pulse=state.phase != "search")
-        head.add_row(Text(_PHASES.get(state.phase, state.phase)), bar, Text(state.left()))
+        head.add_row(Text(state.doing), bar, Text(state.left()))
         body = Table.grid(padding=(0, 2))
         body.add_column(style="dim", no_wrap=True, min_width=12)
         body.add_column(overflow="ellipsis", no_wrap=True)
@@ -273,6 +311,13 @@ def _beating(plain: PlainLines) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def budget_text(budget: Budget) -> str:
+    """``60 s``, ``100 candidates``, ``100 candidates or 60 s``."""
+    parts = [] if budget.candidates is None else [counted(budget.candidates)]
+    parts += [] if budget.seconds is None else [duration(budget.seconds)]
+    return " or ".join(parts) or "without limit"
 
 
 def counted(candidates: int) -> str:

@@ -69,7 +69,11 @@ def print_evaluation(console: Console, spec: KernelSpec, evaluation: Evaluation)
 
 
 def _stage_note(detail: Mapping[str, Any]) -> str:
-    shown = [f"{key} {value}" for key, value in detail.items() if isinstance(value, (str, int, float, bool))]
+    shown = [
+        f"{key} {value}"
+        for key, value in detail.items()
+        if isinstance(value, (str, int, float)) and value != ""
+    ]
     text = ", ".join(shown)
     return text if len(text) <= 70 else f"{text[:69]}…"
 
@@ -110,13 +114,13 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def timing_table(measurements: Iterable[Measurement]) -> Table:
-    """Median time of kernel and baselines a case, with evidence and paired speed-up."""
+def timing_table(measurements: Iterable[Measurement], subject: str = "kernel") -> Table:
+    """Median time of ``subject`` and baselines a case, with evidence and paired speed-up."""
     rows = []
     for m in measurements:
         evidence = m.evidence.value
         phase = "" if m.phase == "confirm" else f" ({m.phase})"
-        rows.append((f"{m.case}{phase}", "kernel", f"{format_seconds(median(m.candidate))} {evidence}", ""))
+        rows.append((f"{m.case}{phase}", subject, f"{format_seconds(median(m.candidate))} {evidence}", ""))
         for name, samples in sorted(m.baselines.items(), key=lambda item: median(item[1])):
             ratio = m.ratios.get(name)
             rows.append(
@@ -127,4 +131,4 @@ def timing_table(measurements: Iterable[Measurement]) -> Table:
                     format_ratio(ratio, m.evidence) if ratio else "not comparable",
                 )
             )
-    return grid(rows, header=("case", "implementation", "median time", "speed-up of the kernel"))
+    return grid(rows, header=("case", "implementation", "median time", f"speed-up of the {subject}"))

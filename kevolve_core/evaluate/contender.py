@@ -137,7 +137,7 @@ class ContenderRole:
     ) -> tuple[Any, list[Any]]:
         """Fresh device copies of the inputs at new addresses, free memory poisoned, caches flushed."""
         self._program = self._programs[key]
-        self._output = None
+        self._previous, self._output = self._output, None
         leaves, structure = flatten(open_block(fds[0], layout, trusted=True))
         self._original = leaves
         moved = [
@@ -152,11 +152,13 @@ class ContenderRole:
         self._runner.synchronize()
         return None, []
 
-    def op_run(self) -> tuple[Any, list[Any]]:
-        """One call on the prepared inputs. ``seconds`` is the device's time for it."""
+    def op_run(self, counters: bool = False) -> tuple[Any, list[Any]]:
+        """One call on the prepared inputs. ``seconds`` is the device's time for it; with ``counters``, what
+        the runner counted during it too."""
         program, runner = self._program, self._runner
         assert program is not None
         inputs = self._inputs
+        before = runner.counters() if counters else {}
         gc.disable()
         try:
             with torch.no_grad():
@@ -166,13 +168,19 @@ class ContenderRole:
             runner.synchronize()
         finally:
             gc.enable()
-        self._previous, self._output = self._output, output
-        return {"seconds": runner.elapsed(start, end)}, []
+        self._output = output
+        after = runner.counters() if counters else {}
+        counted = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        return {"seconds": runner.elapsed(start, end), "counters": counted}, []
 
     def op_inspect(self) -> tuple[Any, list[Any]]:
-        """Look the process over after a call: functions that were patched, activity that outlives the
-        call."""
-        return {"foreign": self._runner.foreign_activity(), "patched": _patched(self._pristine)}, []
+        """Look the process over after a call: functions that were patched, activity that outlives the call,
+        an output in the memory of the output before, which is still held here."""
+        return {
+            "foreign": self._runner.foreign_activity(),
+            "patched": _patched(self._pristine),
+            "reused": bool(_storages(self._previous) & _storages(self._output)),
+        }, []
 
     def op_collect(self) -> tuple[Any, list[Any]]:
         """The last output as a block, tensor subclasses in it, and which inputs the call changed."""
@@ -198,6 +206,12 @@ class ContenderRole:
         outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
         calls = dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT)
         return {"library_calls": list(calls)}, []
+
+
+def _storages(tree: Any) -> set[int]:
+    """Addresses of the memory that the tensors of a result lie in."""
+    tensors = [v for v in flatten(tree)[0] if isinstance(v, torch.Tensor) and v.numel()]
+    return {t.untyped_storage().data_ptr() for t in tensors if t.layout is torch.strided} - {0}
 
 
 def _exported(module: types.ModuleType, symbol: str, fallback: str) -> Any:

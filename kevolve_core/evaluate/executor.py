@@ -50,6 +50,7 @@ class LocalExecutor:
         secret: of input data; drawn from the system unless given (a repeat of a stored verdict gives it).
         plan: how much is measured.
         on_stage: called with (candidate id, stage name) when a stage starts; from an executor thread.
+        on_note: called with a few words on what `check_spec` and `warm_up` are doing; from their threads.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class LocalExecutor:
         secret: int | None = None,
         plan: Plan | None = None,
         on_stage: Callable[[str, str], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
@@ -71,7 +73,10 @@ class LocalExecutor:
         self._compiler = backend.compiler(device)
         self._memory: dict[str, Any] = {}
         self._on_stage = on_stage or (lambda _candidate, _stage: None)
+        self._note = on_note or (lambda _text: None)
         self._closed = Event()
+        self._warming: Thread | None = None
+        self._outstanding: set[Future[Evaluation]] = set()
         self._scratch = Path(tempfile.mkdtemp(prefix="kevolve-"))
         self._session = Session(
             ref, backend, device, spec, seed=seed, secret=self.secret, workdir=self._scratch / "session"
@@ -99,19 +104,26 @@ class LocalExecutor:
         """
         self._timer.submit(self._check_spec).result()
 
-    def _check_spec(self) -> None:
-        self._session.oracle  # noqa: B018  started before the others ask it
-        warming = Thread(target=self._session.warm, name="kevolve-warm")
+    def warm_up(self) -> None:
+        """Start workers and compile the baselines, which the first evaluations would otherwise wait for.
+        Returns when they are ready, or could not be made so. May run beside `check_spec`."""
+        warming = Thread(target=self._session.warm, args=[self._note], name="kevolve-warm", daemon=True)
+        self._warming = warming
         warming.start()
-        try:
-            self._audit()
-        finally:
+        warming.join()
+
+    def _warmed(self) -> None:
+        """Wait for a warm-up that goes on: workers serve one thread at a time."""
+        if (warming := self._warming) is not None:
             warming.join()
 
-    def _audit(self) -> None:
+    def _check_spec(self) -> None:
+        self._note("starting the oracle")
         for case in self.spec.cases:
+            self._note(f"running the reference on case '{case.name}'")
             self._session.plan(case)
         for case in self.spec.timed_cases:
+            self._note(f"checking that trivial answers to case '{case.name}' are refused")
             accepted = self._session.ask("audit", {"case": case.name}).value["accepted"]
             if accepted:
                 raise DegenerateSpecError(
@@ -124,16 +136,19 @@ class LocalExecutor:
 
     def submit(self, request: EvaluationRequest) -> Future[Evaluation]:
         """Evaluate. Stages run in pipeline order whatever their order in the request; `compile` is
-        implied."""
+        implied. A future that is cancelled takes no further stage."""
         wanted = {*request.stages, "compile"}
         stages = [s for s in PIPELINE if s.name in wanted]
         trial = Trial(request, self._session, self._compiler, self._plan, self._memory)
         records: list[StageRecord] = []
         started = time.perf_counter()
-        done: Future[Evaluation] = Future()
-        done.set_running_or_notify_cancel()
+        done: Future[Evaluation] = Future()  # pending until the answer is there, so that it can be cancelled
+        self._outstanding.add(done)
+        done.add_done_callback(self._outstanding.discard)
 
         def finish(verdict: Verdict | None, error: BaseException | None = None) -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             if error is not None:
                 done.set_exception(error)
             else:
@@ -143,6 +158,8 @@ class LocalExecutor:
             """Run this side's stages; False when the trial ended."""
             for stage in stages:
                 if stage.on_device == on_device:
+                    if done.cancelled():
+                        return False
                     try:
                         verdict = self._run_stage(stage, trial, records)
                     except BaseException as error:
@@ -154,6 +171,7 @@ class LocalExecutor:
             return True
 
         def on_device() -> None:
+            self._warmed()
             if step(on_device=True):
                 finish(None)
 
@@ -173,8 +191,11 @@ class LocalExecutor:
         self._builders.shutdown(wait=False, cancel_futures=True)
         self._timer.shutdown(wait=False, cancel_futures=True)
         self._session.close()
+        for future in list(self._outstanding):  # those whose turn never came
+            future.cancel()
         self._builders.shutdown(wait=True)
         self._timer.shutdown(wait=True)
+        self._warmed()
         self._session.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 

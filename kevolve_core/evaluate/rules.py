@@ -28,28 +28,32 @@ FORBIDDEN_SUBMODULES = (
     "torch.multiprocessing", "torch.utils.data", "torch.hub", "torch.cuda.Event",
     "torch.utils.cpp_extension", "torch.overrides", "torch.utils._python_dispatch",
     "torch.library", "torch.distributed", "torch.testing", "torch.utils.benchmark",
-    "torch.profiler", "torch.futures",
+    "torch.profiler", "torch.autograd.profiler", "torch.futures", "torch.jit", "torch._C",
+    "torch._dynamo", "torch._inductor", "torch.load", "torch.save", "torch.serialization",
+    "torch.package", "torch.classes", "torch.backends",
 )  # fmt: skip
+#: Builtins that reach code, files or other objects' insides.
 FORBIDDEN_NAMES = frozenset(
     {
-        "eval", "exec", "compile", "open", "__import__", "globals", "locals", "vars", "setattr",
-        "delattr", "input", "breakpoint", "memoryview", "id", "print", "__builtins__", "__loader__",
-        "__spec__",
+        "eval", "exec", "compile", "open", "__import__", "globals", "locals", "vars", "getattr",
+        "setattr", "delattr", "breakpoint", "memoryview", "__builtins__", "__loader__", "__spec__",
     }
 )  # fmt: skip
 FORBIDDEN_ATTRIBUTES = frozenset(
     {
-        "__globals__", "__code__", "__closure__", "__subclasses__", "__bases__", "__mro__",
-        "__dict__", "__builtins__", "__getattribute__", "__torch_function__", "__torch_dispatch__",
-        "__reduce__", "__import__", "f_back", "f_globals", "f_locals", "gi_frame", "cr_frame",
+        "__globals__", "__code__", "__closure__", "__subclasses__", "__bases__", "__base__",
+        "__mro__", "__dict__", "__builtins__", "__getattribute__", "__setattr__", "__delattr__",
+        "__torch_function__", "__torch_dispatch__", "__reduce__", "__import__", "__loader__",
+        "__self__", "__wrapped__", "f_back", "f_globals", "f_locals", "gi_frame", "cr_frame",
         "tb_frame", "_version", "elapsed_time", "perf_counter", "perf_counter_ns",
-        "untyped_storage", "set_", "from_blob", "_make_subclass", "_make_wrapper_subclass",
-        "storage", "Stream", "ExternalStream", "set_stream", "default_generator", "manual_seed",
-        "set_default_device", "set_default_dtype", "set_num_threads", "set_flush_denormal",
-        "allow_tf32", "set_float32_matmul_precision",
+        "untyped_storage", "set_", "from_blob", "from_file", "load_library", "_make_subclass",
+        "_make_wrapper_subclass", "Stream", "ExternalStream", "set_stream", "default_generator",
+        "manual_seed", "set_default_device", "set_default_dtype", "set_num_threads",
+        "set_num_interop_threads", "set_flush_denormal", "allow_tf32",
+        "set_float32_matmul_precision",
     }
 )  # fmt: skip
-_CACHING = ("lru_cache", "cache", "cached_property")
+_CACHING = ("functools.lru_cache", "functools.cache", "functools.cached_property")
 
 #: Native source: pattern -> why it is refused.
 NATIVE_PATTERNS: tuple[tuple[str, str], ...] = (
@@ -154,12 +158,12 @@ def _reasons(node: ast.AST, aliases: frozenset[str]) -> Iterator[str]:
         yield from _import_reason(module)
         for a in node.names:
             yield from _forbidden_module(f"{module}.{a.name}")
-            yield from _name_reason(a.name)
+            yield from _name_reason(a.name, f"{module}.{a.name}")
     elif isinstance(node, ast.Name):
         if node.id in FORBIDDEN_NAMES:
             yield f"uses '{node.id}'"
     elif isinstance(node, ast.Attribute):
-        yield from _name_reason(node.attr)
+        yield from _name_reason(node.attr, _dotted(node))
         yield from _forbidden_module(_dotted(node))
     elif isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete)):
         targets = node.targets if isinstance(node, (ast.Assign, ast.Delete)) else [node.target]
@@ -190,10 +194,10 @@ def _forbidden_module(dotted: str) -> Iterator[str]:
         yield f"uses '{dotted}'"
 
 
-def _name_reason(name: str) -> Iterator[str]:
+def _name_reason(name: str, dotted: str) -> Iterator[str]:
     if name in FORBIDDEN_ATTRIBUTES:
         yield f"uses '{name}'"
-    elif name in _CACHING:
+    elif dotted in _CACHING:
         yield f"caches results with '{name}'"
 
 

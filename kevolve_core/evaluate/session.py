@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from attrs import define, frozen
@@ -74,9 +75,10 @@ class Contender:
             limits=self.limits,
         )
 
-    def run(self) -> Reply:
-        """One call. The reply's value has ``seconds``; its own ``seconds`` are the parent's wall time."""
-        return self.worker.call("run", limits=self.limits)
+    def run(self, *, counters: bool = False) -> Reply:
+        """One call. The reply's value has ``seconds`` (and ``counters``); its own ``seconds`` are the
+        parent's wall time."""
+        return self.worker.call("run", {"counters": counters}, limits=self.limits)
 
     def inspect(self) -> Mapping[str, Any]:
         """What the last call left behind in the process: ``foreign`` activity and ``patched`` functions."""
@@ -132,6 +134,9 @@ class Session:
         self._states: dict[str, tuple[Any, int]] = {}
         self._broken_baselines: dict[str, str] = {}
         self._kept: dict[tuple[str, str, str], Inputs] = {}
+        self._starting = Lock()  # of the oracle, which a warm-up asks beside the others
+        self._closed = False
+        self._spawned: list[WorkerProcess] = []
         self.limits = Limits(
             float(spec.options.get("timeout_s", 60.0)), int(spec.options.get("memory_bytes", 8 << 30))
         )
@@ -141,16 +146,17 @@ class Session:
 
     @property
     def oracle(self) -> WorkerProcess:
-        if self._oracle is None or not self._oracle.alive:
-            config = {
-                "spec": to_plain(self.spec),
-                "seed": self._seed,
-                "secret": self.secret,
-                "threads": self._threads,
-            }
-            self._kept.clear()
-            self._oracle = self._spawn("oracle", "kevolve_core.evaluate.oracle:OracleRole", config)
-        return self._oracle
+        with self._starting:
+            if self._oracle is None or not self._oracle.alive:
+                config = {
+                    "spec": to_plain(self.spec),
+                    "seed": self._seed,
+                    "secret": self.secret,
+                    "threads": self._threads,
+                }
+                self._kept.clear()
+                self._oracle = self._spawn("oracle", "kevolve_core.evaluate.oracle:OracleRole", config)
+            return self._oracle
 
     def ask(self, op: str, arguments: Mapping[str, Any], fds: tuple[int, ...] = ()) -> Reply:
         """An operation of the oracle. A mistake in the user's reference comes back as SpecError."""
@@ -290,7 +296,7 @@ class Session:
             loaded.add(key)
         return Contender(name or candidate.id, worker, key, self.limits)
 
-    def warm(self) -> None:
+    def warm(self, note: Callable[[str], None]) -> None:
         """Start what the first evaluation will need while the specification is still being checked: a
         candidate worker, and the baselines with whatever they compile. Faults are left for that evaluation to
         meet."""
@@ -299,6 +305,8 @@ class Session:
             self._loaded["candidate"] = set()
             for case in self.spec.timed_cases:
                 for which in self.baselines():
+                    if which.kind != "eager":
+                        note(f"compiling the baseline {which.name} on case '{case.name}'")
                     self.baseline(which, case)
 
     def retire(self, lane: str) -> None:
@@ -315,11 +323,10 @@ class Session:
 
     def close(self) -> None:
         """Kill every worker and remove the scratch directory. Safe to call again, and from another thread."""
-        for lane in list(self._workers):
-            self.retire(lane)
-        for worker in (self._oracle, self._baselines):
-            if worker is not None:
-                worker.kill()
+        self._closed = True
+        for worker in list(self._spawned):
+            worker.kill()
+        self._workers.clear()
         self._oracle = self._baselines = None
         for inputs in self._kept.values():
             inputs.close()
@@ -348,6 +355,7 @@ class Session:
     def _spawn(
         self, name: str, role: str, config: Mapping[str, Any], *, trusted: bool = True
     ) -> WorkerProcess:
+        self._spawned = [worker for worker in self._spawned if worker.alive]
         environment = {
             **self.backend.manifest.worker_environment,
             "OMP_NUM_THREADS": str(self._threads),
@@ -361,7 +369,14 @@ class Session:
             limits=_TRUSTED if trusted else self.limits,
             drop_privileges=not trusted,
             name=name,
+            on_started=self._track,
         )
+
+    def _track(self, worker: WorkerProcess) -> None:
+        """Also one whose start a `close` from another thread overtook ends with the session."""
+        self._spawned.append(worker)
+        if self._closed:
+            worker.kill()
 
     def _materialise(self, candidate: Candidate) -> Path:
         folder = self._workdir / "candidates" / candidate.id
@@ -390,7 +405,8 @@ def _inputs(reply: Reply) -> Inputs:
 def _translated(error: WorkerError, spec: KernelSpec) -> KevolveError:
     """A failure of the reference in words of the spec."""
     if isinstance(error, RemoteError) and error.type in _USER_ERRORS:
-        return SpecError(error.what.removeprefix(f"{error.type}: "), where=spec.name)
+        parts = {"where": spec.name, **error.parts}
+        return SpecError(parts.pop("what", error.what.removeprefix(f"{error.type}: ")), **parts)
     log = getattr(error, "log", "")
     return SpecError(
         "the reference failed",

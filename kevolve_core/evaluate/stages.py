@@ -12,15 +12,17 @@ from typing import Any
 
 from attrs import frozen
 
-from kevolve_core.evaluate.lock import building
-from kevolve_core.evaluate.race import RejectedError, inspect_process, judge_output
+from kevolve_core.evaluate.lock import building, timing
+from kevolve_core.evaluate.race import RejectedError, Rounds, inspect_process, judge_output
 from kevolve_core.evaluate.rules import check_candidate
+from kevolve_core.evaluate.session import closing
 from kevolve_core.evaluate.timed import time_candidate, work_of
 from kevolve_core.evaluate.trial import Trial, median_of
 from kevolve_core.kernelspec import Case
 
 __all__ = ["PIPELINE", "SEARCH_STAGES", "STAGES", "Stage"]
 
+_COUNTED_CALLS = 3
 _SMALL = 1 << 21  # elements up to which every variant and layout is tried on a case during search
 
 
@@ -70,13 +72,17 @@ def cases(trial: Trial) -> Mapping[str, Any]:
 
 def quick(trial: Trial) -> Mapping[str, Any]:
     """A few rounds against the best baseline of each timed case: enough to rank."""
-    time_candidate(trial, "quick", trial.plan.quick_rounds, checks=1, best_only=True)
+    plan = trial.plan
+    time_candidate(
+        trial, "quick", Rounds(plan.quick_rounds, 1, plan.quick_seconds, cheap=True), best_only=True
+    )
     return {}
 
 
 def race(trial: Trial) -> Mapping[str, Any]:
     """More rounds, against every baseline."""
-    time_candidate(trial, "race", trial.plan.race_rounds, checks=2, best_only=False)
+    plan = trial.plan
+    time_candidate(trial, "race", Rounds(plan.race_rounds, 2, plan.race_seconds), best_only=False)
     return {}
 
 
@@ -88,7 +94,8 @@ def confirm(trial: Trial) -> Mapping[str, Any]:
     for case in trial.request.spec.with_role("tune"):
         _check(trial, case, everything=True, salt=1)
     trial.session.retire(trial.lane)
-    time_candidate(trial, "confirm", trial.plan.confirm_rounds, checks=3, best_only=False)
+    plan = trial.plan
+    time_candidate(trial, "confirm", Rounds(plan.confirm_rounds, 3, plan.confirm_seconds), best_only=False)
     return {}
 
 
@@ -111,9 +118,27 @@ def profile(trial: Trial) -> Mapping[str, Any]:
     case = trial.request.spec.case(m.case)
     work = work_of(trial, case)
     trial.profile = profiler.profile(
-        trial.request.spec, case, work, median_of(m.candidate), trial.artifacts[case.name], {}
+        trial.request.spec,
+        case,
+        work,
+        median_of(m.candidate),
+        trial.artifacts[case.name],
+        _counters(trial, case),
     )
     return {"bottleneck": trial.profile.bottleneck}
+
+
+def _counters(trial: Trial, case: Case) -> dict[str, float]:
+    """What the runner counts during one call, averaged over a few."""
+    contender, session = trial.contender(case), trial.session
+    total: dict[str, float] = {}
+    with timing(session.device):
+        for _ in range(_COUNTED_CALLS):
+            with closing(session.fresh(case), session) as inputs:
+                contender.prepare(inputs, flush=True, poison=session.plan(case).output_bytes)
+                for name, value in contender.run(counters=True).value["counters"].items():
+                    total[name] = total.get(name, 0.0) + value / _COUNTED_CALLS
+    return total
 
 
 @frozen

@@ -3,6 +3,8 @@ floor."""
 
 from __future__ import annotations
 
+import attrs
+
 from kevolve_core.errors import KevolveError
 from kevolve_core.evaluate.lock import building
 from kevolve_core.evaluate.race import RejectedError, Rounds, judge_output, measure, measurement
@@ -18,7 +20,7 @@ __all__ = ["time_candidate", "work_of"]
 _FLOOR_SHARE = 0.8
 
 
-def time_candidate(trial: Trial, phase: str, rounds: int, *, checks: int, best_only: bool) -> None:
+def time_candidate(trial: Trial, phase: str, rounds: Rounds, *, best_only: bool) -> None:
     """Measure the trial's candidate on every timed case, against all baselines or the fastest one only.
 
     A time under the floor is taken again, and if it stays there the candidate is rejected.
@@ -29,9 +31,9 @@ def time_candidate(trial: Trial, phase: str, rounds: int, *, checks: int, best_o
             best = _best(trial, case, sides)
             sides = [s for s in sides if s.name == best]
         floor = _floor(trial, case)
-        m = _sample(trial, case, sides, phase, Rounds(rounds, checks, trial.plan.seconds, phase == "quick"))
+        m = _sample(trial, case, sides, phase, rounds)
         if median_of(m.candidate) < _FLOOR_SHARE * floor:
-            m = _sample(trial, case, sides, phase, Rounds(rounds, checks, trial.plan.seconds))
+            m = _sample(trial, case, sides, phase, attrs.evolve(rounds, cheap=False))
             if median_of(m.candidate) < _FLOOR_SHARE * floor:
                 raise RejectedError(
                     "rule_violation",
@@ -89,7 +91,7 @@ def _best(trial: Trial, case: Case, sides: list[Contender]) -> str:
         if len(sides) < 2:
             memory[case.name] = sides[0].name if sides else ""
         else:
-            rounds = Rounds(5, 0, trial.plan.seconds)
+            rounds = Rounds(5, 0, trial.plan.quick_seconds)
             samples = measure(trial.session, case, [], sides, rounds, seed=trial.request.seed)
             memory[case.name] = min(samples.seconds, key=lambda n: median_of(tuple(samples.seconds[n])))
     return memory[case.name]

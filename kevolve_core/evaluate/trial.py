@@ -19,19 +19,21 @@ __all__ = ["Plan", "Trial", "median_of", "score"]
 
 @frozen
 class Plan:
-    """How much is measured where. ``seconds`` bound one case's timing.
+    """How much is measured where. The seconds (estimated) bound the rounds of one case: no further round
+    starts after them, once there are three.
 
     Args:
-        quick_rounds: rounds against the best baseline that rank a candidate during search.
-        race_rounds: rounds of finalists against every baseline.
-        confirm_rounds: rounds of the winner in fresh processes.
-        seconds: wall-clock bound of one case's rounds.
+        quick_rounds, quick_seconds: against the best baseline; they rank a candidate during search.
+        race_rounds, race_seconds: of finalists against every baseline.
+        confirm_rounds, confirm_seconds: of the winner in fresh processes.
     """
 
     quick_rounds: int = 4
     race_rounds: int = 10
     confirm_rounds: int = 20
-    seconds: float = 30.0
+    quick_seconds: float = 5.0
+    race_seconds: float = 10.0
+    confirm_seconds: float = 20.0
 
 
 @define

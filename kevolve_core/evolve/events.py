@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "NewBest",
     "PhaseChanged",
+    "Preparing",
     "Proposed",
     "ProposalFailed",
     "RunFinished",
@@ -27,14 +28,26 @@ _log = logging.getLogger("kevolve.evolve")
 
 
 @frozen
+class Preparing:
+    """What is done before the search begins, in words: the specification is checked, baselines are
+    compiled."""
+
+    step: str
+
+
+@frozen
 class RunStarted:
-    """A sitting begins. ``proposals`` and ``seconds`` are what earlier sittings left."""
+    """A sitting begins. ``proposals``, ``seconds`` and ``counts`` (evaluations of the search by verdict) are
+    what earlier sittings left; ``phase`` is where it goes on, with up to ``finalists`` candidates."""
 
     name: str
     seed: int
     resumed: bool
     proposals: int
     seconds: float
+    phase: str = "search"
+    finalists: int = 0
+    counts: Mapping[str, int] = field(factory=dict, converter=freeze, hash=False)
 
 
 @frozen
@@ -88,11 +101,13 @@ class NewBest:
 
 @frozen
 class PhaseChanged:
-    """``search`` → ``race`` → ``confirm`` → ``done``; ``stopped`` says why the search ended."""
+    """``search`` → ``race`` → ``confirm`` → ``done``; ``stopped`` says why the search ended, ``finalists``
+    how many candidates take part in the phase at most."""
 
     phase: str
     stopped: str
     seconds: float
+    finalists: int = 0
 
 
 @frozen
@@ -102,7 +117,7 @@ class RunFinished:
     result: RunResult
 
 
-Event = RunStarted | Proposed | ProposalFailed | Evaluated | NewBest | PhaseChanged | RunFinished
+Event = Preparing | RunStarted | Proposed | ProposalFailed | Evaluated | NewBest | PhaseChanged | RunFinished
 Subscriber = Callable[[Event], None]
 
 

@@ -12,7 +12,7 @@ from kevolve_core.evolve.session import Session, StopRequestedError
 from kevolve_core.model import Evaluation
 from kevolve_core.store import EvaluationRow
 
-__all__ = ["enter", "finish", "outcome"]
+__all__ = ["enter", "field_of", "finish", "outcome"]
 
 
 async def finish(session: Session, stopped: str) -> None:
@@ -32,7 +32,14 @@ def enter(session: Session, phase: str, stopped: str) -> None:
     now = session.clock.seconds()
     session.store.set_phase(phase, active_seconds=now, stopped=stopped)
     session.store.record_event("phase", {"phase": phase, "stopped": stopped}, at_seconds=now)
-    session.emit(PhaseChanged(phase, stopped, now))
+    session.emit(PhaseChanged(phase, stopped, now, field_of(session, phase)))
+
+
+def field_of(session: Session, phase: str) -> int:
+    """How many candidates take part in ``phase``, at most."""
+    if phase == "race":
+        return len(session.store.top(session.settings.finalists)) if session.settings.race_stages else 0
+    return len(_ranking(session)) if phase == "confirm" and session.settings.confirm_stages else 0
 
 
 async def _race(session: Session) -> None:

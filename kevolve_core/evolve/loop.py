@@ -14,7 +14,7 @@ import attrs
 from kevolve_core.errors import ConfigError, KevolveError, StoreError
 from kevolve_core.evolve.budget import Budget
 from kevolve_core.evolve.events import Emitter, RunFinished, RunStarted, Subscriber
-from kevolve_core.evolve.finish import enter, finish, outcome
+from kevolve_core.evolve.finish import enter, field_of, finish, outcome
 from kevolve_core.evolve.result import RunResult, collect
 from kevolve_core.evolve.search import Search
 from kevolve_core.evolve.session import ActiveClock, SearchSettings, Session, StopRequestedError
@@ -219,8 +219,11 @@ async def _go_on(session: Session, resumed: bool) -> None:
             name=session.spec.name,
             seed=session.settings.seed,
             resumed=resumed,
-            proposals=search.proposals,
+            proposals=sum(store.counts().values()) if info.phase != "search" else search.proposals,
             seconds=clock.seconds(),
+            phase=info.phase,
+            finalists=field_of(session, info.phase),
+            counts=store.counts(),
         )
     )
     store.set_status("running", active_seconds=clock.seconds())

@@ -25,6 +25,9 @@ from kevolve_core.store.faults import damaged
 __all__ = ["Search"]
 
 _POLL_SECONDS = 0.1  # how soon a stop is noticed while nothing else happens (estimated)
+# What evaluations in flight get when the time is up: this share of the budget, and at least so many seconds
+# (estimated).
+_GRACE_SHARE, _GRACE_SECONDS = 0.1, 2.0
 _CLEANUP_SECONDS = 5.0  # what a cancelled generator gets for its own clean-up (estimated)
 _PHASE = "search"
 
@@ -166,6 +169,17 @@ class Search:
     def _overtime(self) -> bool:
         limit = self._session.settings.budget.seconds
         return limit is not None and self._session.clock.seconds() >= limit
+
+    def _deadlines(self) -> tuple[float, ...]:
+        """On the run's clock: when the search ends, and when evaluations in flight are given up."""
+        limit = self._session.settings.budget.seconds
+        return () if limit is None else (limit, limit + max(_GRACE_SECONDS, _GRACE_SHARE * limit))
+
+    def _hopeless(self) -> bool:
+        """The time for evaluations in flight is up too. The first one is awaited all the same: without it the
+        run has nothing to show."""
+        deadlines = self._deadlines()
+        return bool(deadlines and self._counts) and self._session.clock.seconds() >= deadlines[-1]
 
     def _may_ask(self) -> bool:
         if self._told <= self._next - self._session.settings.window:
@@ -341,10 +355,9 @@ class Search:
         """Until something happened, a budget runs out or it is time to poll for a stop."""
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        limit = self._session.settings.budget.seconds
         patience = [] if self._session.stop is None else [_POLL_SECONDS]
-        if limit is not None:
-            patience.append(max(0.001, limit - self._session.clock.seconds()))
+        ahead = [at - self._session.clock.seconds() for at in self._deadlines()]
+        patience += [max(0.001, seconds) for seconds in ahead if seconds > 0][:1]
         timer = loop.call_later(min(patience), self._wake) if patience else None
         try:
             await self._waiter
@@ -354,7 +367,8 @@ class Search:
 
     async def _drain(self, stopped: str) -> str:
         """Let what is paid for come in. Where the clock or the generator ended the search, proposals not yet
-        settled are dropped; where the evaluations did, they belong to the trajectory and are awaited."""
+        settled are dropped; where the evaluations did, they belong to the trajectory and are awaited, until
+        the clock says otherwise."""
         if stopped in {"seconds", "tokens", "money", "exhausted"}:
             await self._drop_unsettled()
         while stopped not in {"cancelled", "fault"} and any(
@@ -367,6 +381,8 @@ class Search:
                 return "cancelled"
             if self._overtime():
                 await self._drop_unsettled()
+            if self._hopeless():
+                break  # `run` gives up what is left
         return stopped
 
     async def _drop_unsettled(self) -> None:

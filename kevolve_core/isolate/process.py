@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -50,11 +50,13 @@ class Reply:
 
 class RemoteError(WorkerError):
     """The operation raised inside the worker. ``kind`` is ``exception`` or ``out_of_memory``; the worker
-    lives on."""
+    lives on. ``parts`` are the what, got, where and mend of a `KevolveError`, {} of another exception."""
 
     def __init__(self, error: Mapping[str, Any]) -> None:
         self.type = str(error.get("type", ""))
         self.log = str(error.get("log", ""))
+        parts = error.get("parts")
+        self.parts: Mapping[str, str] = parts if isinstance(parts, dict) else {}
         super().__init__(
             f"{self.type}: {error.get('message', '')}".strip(), kind=str(error.get("kind", "exception"))
         )
@@ -71,6 +73,8 @@ class WorkerProcess:
         inherited.
         limits: the default for requests.
         drop_privileges: give up capabilities before anything else (roles that run candidates).
+        on_started: called with this handle once there is a process, before its imports: from then on `kill`
+            works.
 
     Raises:
         WorkerError: it did not start; RemoteError when the role's constructor raised.
@@ -86,6 +90,7 @@ class WorkerProcess:
         limits: Limits | None = None,
         drop_privileges: bool = False,
         name: str = "worker",
+        on_started: Callable[[WorkerProcess], None] | None = None,
     ) -> None:
         self.name = name
         self._limits = limits or Limits()
@@ -117,6 +122,8 @@ class WorkerProcess:
                 os.close(life_read)
             self._channel = Channel(ours.dup())
         self._closed = False
+        if on_started is not None:
+            on_started(self)
         first = {"role": role, "config": dict(config), "drop_privileges": drop_privileges}
         self._request(first, (), _STARTUP)  # imports, which are nobody's kernel
 
@@ -161,7 +168,7 @@ class WorkerProcess:
         except WorkerError:
             self.kill()
             raise
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, ValueError) as error:  # ValueError: killed from another thread meanwhile
             raise self._died() from error
         seconds = time.perf_counter() - start
         if answer.get("id") != message["id"]:

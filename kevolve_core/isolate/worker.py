@@ -15,6 +15,7 @@ import sys
 import traceback
 from typing import Any
 
+from kevolve_core.errors import KevolveError
 from kevolve_core.isolate import sandbox
 from kevolve_core.isolate.channel import Channel
 
@@ -26,12 +27,17 @@ _LOG_LIMIT = 6_000  # characters of a traceback that travel
 def _failure(error: BaseException) -> dict[str, Any]:
     text = "".join(traceback.format_exception(error))
     kind = "out_of_memory" if _is_memory_error(error) else "exception"
+    parts: dict[str, Any] = {}
+    if isinstance(error, KevolveError):
+        parts = {name: getattr(error, name) for name in ("what", "got", "where", "mend")}
+        parts = {name: str(value)[:_LOG_LIMIT] for name, value in parts.items() if value is not None}
     return {
         "error": {
             "type": type(error).__name__,
             "message": str(error)[:_LOG_LIMIT],
             "log": text[-_LOG_LIMIT:],
             "kind": kind,
+            "parts": parts,
         }
     }
 

@@ -22,7 +22,7 @@ from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, t
 from kevolve_core.spec.given import drawn_by_file
 from kevolve_core.spec.importing import filename_of, import_reference, user_code
 from kevolve_core.spec.randomness import Drawing, Scoped, recording, replaying
-from kevolve_core.spec.seeding import generator_states, seeded
+from kevolve_core.spec.seeding import PROCESS, generator_states, seeded
 
 __all__ = [
     "LoadedReference",
@@ -231,33 +231,34 @@ def _has_nan(out: Any) -> bool:
 
 def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | None) -> tuple[InputSpec, ...]:
     """What the reference draws while it runs, found by one trial run a case and process."""
-    key = (spec.fingerprint, case.name)
-    if key in _random_cache:
+    with PROCESS:  # others must not see the entry that is made on the way
+        key = (spec.fingerprint, case.name)
+        if key in _random_cache:
+            return _random_cache[key]
+        if plain is None:
+            plain = _constructed(spec, case, 0)[0]
+        _random_cache[key] = ()  # draw_inputs below gives the declared inputs alone
+        try:
+            inputs = draw_inputs(spec, case, 0)
+        finally:
+            del _random_cache[key]
+        found: list[InputSpec] = []
+        with seeded(0):
+            before = generator_states()
+            with user_code(spec, f"the reference fails on case '{case.name}'"):
+                target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
+                with recording(generator(0, case.name, "trial"), found) as tape:
+                    target(*inputs)
+            if (after := generator_states()) != before:
+                culprit = next(name for name in before if before[name] != after[name])
+                raise SpecError(
+                    f"the reference draws from {culprit} while it runs, which cannot be made an input",
+                    where=spec.reference.path or spec.name,
+                    mend="use torch.rand and its kin, or pass the drawn values as an input",
+                )
+        _random_cache[key] = tuple(found)
+        _operators[key] = tape.operators
         return _random_cache[key]
-    if plain is None:
-        plain = _constructed(spec, case, 0)[0]
-    _random_cache[key] = ()  # draw_inputs below gives the declared inputs alone
-    try:
-        inputs = draw_inputs(spec, case, 0)
-    finally:
-        del _random_cache[key]
-    found: list[InputSpec] = []
-    with seeded(0):
-        before = generator_states()
-        with user_code(spec, f"the reference fails on case '{case.name}'"):
-            target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
-            with recording(generator(0, case.name, "trial"), found) as tape:
-                target(*inputs)
-        if (after := generator_states()) != before:
-            culprit = next(name for name in before if before[name] != after[name])
-            raise SpecError(
-                f"the reference draws from {culprit} while it runs, which cannot be made an input",
-                where=spec.reference.path or spec.name,
-                mend="use torch.rand and its kin, or pass the drawn values as an input",
-            )
-    _random_cache[key] = tuple(found)
-    _operators[key] = tape.operators
-    return _random_cache[key]
 
 
 def _with_random_inputs(

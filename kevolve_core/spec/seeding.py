@@ -7,16 +7,28 @@ import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import numpy
 import torch
 
-__all__ = ["generator_states", "seeded"]
+__all__ = ["PROCESS", "generator_states", "seeded"]
+
+#: Held by whoever sets the process's generators or traces a reference: runs of one process do it in turn.
+PROCESS = RLock()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Every common source of random numbers set from ``seed``, and put back afterwards."""
+    """Every common source of random numbers set from ``seed``, and put back afterwards.
+
+    They are the process's: one thread at a time, so that runs of one process do not see each other's draws.
+    """
+    with PROCESS:
+        yield from _seeded(seed)
+
+
+def _seeded(seed: int) -> Iterator[None]:
     saved_python, saved_numpy = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

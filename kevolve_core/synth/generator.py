@@ -74,6 +74,11 @@ class SynthGenerator:
         with self._lock:
             return tuple(s.program for s in self._programs(partition or Partition()))
 
+    def check(self) -> None:
+        """Capture and lower every case, and see that some language can print it. Raises as `propose` does."""
+        with self._lock:
+            self._languages()
+
     def work(self) -> Mapping[str, Work]:
         """Compulsory work by case's name."""
         return {p.case: program_work(p) for p in self.programs()}

@@ -10,6 +10,7 @@ import torch
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec
 from kevolve_core.spec.draw import laid_out
 from kevolve_core.spec.runtime import draw_inputs, load_reference
+from kevolve_core.spec.seeding import PROCESS
 from kevolve_core.synth.capture import capture
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.lower import TABLE
@@ -32,13 +33,14 @@ def graph_of(spec: KernelSpec, case: Case, without: Collection[str] = ()) -> Gra
         inputs = [_example(s) for s in (*case.inputs, *reference.random_inputs)]
     else:
         inputs = list(draw_inputs(spec, case, 0))
-    graph = capture(
-        reference.call,
-        inputs,
-        module=reference.module,
-        keep=TABLE,
-        where=spec.reference.path or spec.name,
-    )
+    with PROCESS:
+        graph = capture(
+            reference.call,
+            inputs,
+            module=reference.module,
+            keep=TABLE,
+            where=spec.reference.path or spec.name,
+        )
     return simplified(graph, without)
 
 

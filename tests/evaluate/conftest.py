@@ -29,7 +29,7 @@ SPEC = KernelSpec(
     ),
     options={"timeout_s": 5.0, "memory_bytes": 2 << 30},
 )
-FAST = Plan(quick_rounds=3, race_rounds=3, confirm_rounds=3, seconds=5.0)
+FAST = Plan(quick_rounds=3, race_rounds=3, confirm_rounds=3, race_seconds=5.0, confirm_seconds=5.0)
 
 Evaluate = Callable[..., Evaluation]
 

@@ -63,6 +63,10 @@ class CppCompiler:
     def _make_cache(self) -> BuildCache:
         return BuildCache(self.settings.cache, self.settings.cache_bytes)
 
+    def check(self) -> None:
+        """Raise `ToolchainMissingError` where there is no compiler."""
+        find_toolchain(self.settings)
+
     def compile(self, candidate: Candidate, spec: KernelSpec, case: Case, target: Target) -> Artifact:
         """See `kevolve_core.interfaces.Compiler.compile`. A candidate without C++ files needs no compiler.
 

@@ -302,7 +302,7 @@ class ModelNew(_Scope):
 
     def _state(self, key):
         holder, name = self._holders[key]
-        return getattr(holder, name)
+        return holder._parameters[name] if name in holder._parameters else holder._buffers[name]
 
     def forward(self{comma}{parameters}):
 {forward}
