@@ -35,7 +35,8 @@ __all__ = ["resolve", "schedule_space"]
 
 _TILES = (0, 64, 256, 1024, 4096, 16384, 65536)
 _SMALL = 32768  # points below which starting threads costs more than it gives (about 5 µs); estimated
-_TILE_BYTES = 1 << 19  # a quarter of the L2 cache of current server CPUs (2 MiB); estimated
+_COLUMNS = 1024  # of a tile over rows: whole pages of float32; narrower ones were no faster
+_KEPT_BYTES = 1 << 20  # half the L2 cache of current server CPUs: beyond, computing again is no slower
 _LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
 
 
@@ -121,7 +122,7 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     tiled_axes = [a for a in axes if a not in inner]
     if tiled_axes:
         choices = tuple(t for t in _TILES if t or not pointwise)
-        default = 16384 if pointwise else 0 if default_axis in inner else _default_tile(nest, inner)
+        default = 16384 if pointwise else 0 if default_axis in inner else _COLUMNS
         parameters.append(Parameter("tile", choices, default if default in choices else choices[0]))
         if not pointwise:
             constraints.append(
@@ -143,7 +144,7 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     if inner and len(statements) > 1:
         parameters += [
             Parameter("fuse", (True, False), True),
-            Parameter("keep", (False, True), any(_costly(x) for s in nest.body for x in expressions(s))),
+            Parameter("keep", (False, True), _worth_keeping(nest, inner, default_axis)),
             Parameter("prefetch", ("none", "last", "heavy"), "heavy"),
         ]
     if any(isinstance(s, Store) and s.mode == "set" for s in nest.body):
@@ -164,16 +165,12 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     return parameters, constraints
 
 
-def _default_tile(nest: LoopNest, inner: list[str]) -> int:
-    """The widest tile of columns that stays in `_TILE_BYTES` over the axes inside: later passes, and what
-    is kept for them, then read the cache. Narrower than 64 the rows of a tile would be parts of lines."""
-    if sum(isinstance(s, (Reduce, Store)) for s in nest.body) < 3:  # read once: nothing to come back for
-        return 1024
-    row = math.prod(nest.extent(a) for a in inner)
-    size = max(
-        (itemsize(e.dtype) for s in nest.body for e in uses(expressions(s)) if isinstance(e, Load)), default=4
-    )
-    return max((t for t in _TILES if 64 <= t <= 1024 and t * row * size <= _TILE_BYTES), default=64)
+def _worth_keeping(nest: LoopNest, inner: list[str], axis: str) -> bool:
+    """Whether what several passes need is costly, and little enough to be read back from the cache."""
+    points = math.prod(nest.extent(a) for a in inner)
+    if axis and axis not in inner:
+        points *= min(_COLUMNS, nest.extent(axis))
+    return 4 * points <= _KEPT_BYTES and any(_costly(x) for s in nest.body for x in expressions(s))
 
 
 def _costly(e: Any) -> bool:

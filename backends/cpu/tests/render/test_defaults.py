@@ -1,0 +1,41 @@
+"""Default points: what the first draft of a nest is printed with."""
+
+from __future__ import annotations
+
+import ir_examples as ex
+import render_harness as harness
+
+from kevolve_core.ir import Program
+from kevolve_cpu.render import CppRenderer
+from kevolve_cpu.spaces import schedule_space
+
+
+def default(p: Program) -> dict[str, object]:
+    return schedule_space(p.steps[0], None).default()
+
+
+def source(p: Program, **point: object) -> str:
+    return CppRenderer().render(harness.spec(), [p], {p.steps[0].name: point}).files["kernel.cpp"]
+
+
+def test_a_64_bit_value_a_row_leaves_vectors_wide() -> None:
+    assert default(ex.cross_entropy(64, 4096))["lanes"] == 16
+
+
+def test_a_kept_value_fits_the_cache() -> None:
+    assert default(ex.softmax_dim1(4, 64, 1024))["keep"] is True
+    assert default(ex.softmax_dim1(4, 1024, 1024))["keep"] is False
+
+
+def test_the_heavy_pass_fetches_the_next_row() -> None:
+    passes = source(ex.softmax(64, 1024), prefetch="heavy").split("const auto at")
+    assert ["__builtin_prefetch" in p for p in passes[1:]] == [False, True, False]
+
+
+def test_the_last_pass_fetches_the_next_row_when_told() -> None:
+    passes = source(ex.softmax(64, 1024), prefetch="last").split("const auto at")
+    assert ["__builtin_prefetch" in p for p in passes[1:]] == [False, False, True]
+
+
+def test_no_pass_fetches_without_prefetch() -> None:
+    assert "__builtin_prefetch" not in source(ex.softmax(64, 1024), prefetch="none")
