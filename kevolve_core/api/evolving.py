@@ -172,9 +172,10 @@ def _prepare(
     """What blocks before a run begins (imports, probes, starting workers), in a thread of its own."""
     wanted = as_spec(spec, example_inputs=example_inputs, seed_kernels=seed_kernels)
     where = place(wanted, backend, registry=registry, device=device)
-    compiler = where.backend.compiler(where.device)
-    if isinstance(compiler, Checked):
-        compiler.check()
+    if executor == "local":  # others may build elsewhere
+        compiler = where.backend.compiler(where.device)
+        if isinstance(compiler, Checked):
+            compiler.check()
     chosen_policy = policy_of(*policy, where.registry)
     chosen_generator = generator_of(generator, where, wanted)
     opened = open_executor(executor, where, wanted, seed=seed, secret=secret, on_note=note)
