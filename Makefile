@@ -9,6 +9,11 @@ PYTHON ?=
 
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# Tests of what is pure or cheap, a few seconds a folder: `make check` has a minute.
+FAST   := tests/contract tests/store tests/report tests/bundle tests/repo tests/spec/test_load.py \
+          tests/spec/test_load_errors.py tests/isolate/test_tensors.py tests/evaluate/test_rules.py \
+          tests/evaluate/test_tolerance.py tests/evaluate/test_statistics.py tests/evaluate/test_oracle.py \
+          tests/evolve/test_policies.py tests/evolve/test_budget.py tests/synth/test_structure.py
 INPUTS := pyproject.toml backends/cpu/pyproject.toml constraints.txt
 
 .PHONY: demo test check lint compiler clean help
@@ -37,7 +42,7 @@ check: $(VENV)/.installed-test
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo "check: run '$(BIN)/ruff format .'" >&2; exit 1; }
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(FAST)
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

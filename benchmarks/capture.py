@@ -2,8 +2,8 @@
 
     python benchmarks/capture.py [--json FILE]
 
-Seconds in this process after its imports, the median of three; `draw` is the first tune case's inputs, `capture` the
-graph of every case, `propose` everything from the specification to the first source.
+Seconds in this process after its imports, the median of three; `draw` is the first tune case's inputs,
+`capture` the graph of every case, `propose` everything from the specification to the first source.
 """
 
 from __future__ import annotations
