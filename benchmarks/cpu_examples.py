@@ -3,11 +3,11 @@
     python benchmarks/cpu_examples.py [--budget 90s] [--seed 0] [--only NAME] [--out DIR] [--json FILE]
 
 Each row is the confirmation of one run: fresh processes, all sides interleaved call by call on fresh data
-with new output storage for every call, caches flushed, one allocator setting for every side. `ratio` is the
-better of eager and torch.compile over the kernel, with the 95 % bootstrap interval of the paired ratio. Where
-the search found nothing better, the kernel is the baseline, the ratio is 1 and the row says so. `NT copy` is
-compulsory bytes over the kernel's time as a share of this host's best memory rate, which is its non-temporal
-copy.
+with new output storage for every call, caches flushed, one allocator setting for every side. Times are those
+of the first timed case. `ratio` is the better of eager and torch.compile over the kernel on all timed cases,
+with the 95 % bootstrap interval of the paired ratio. Where the search found nothing better, the kernel is the
+baseline, the ratio is 1 and the row says so. `NT copy` is compulsory bytes over the kernel's time as a share
+of this host's best memory rate, its non-temporal copy. A run that is there under --out is not run again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def row_of(name: str, result: Result) -> dict[str, Any]:
     if m is None:
         return {"example": name, "improved": False, "reason": result.reason}
     sides = {n: median(v) for n, v in m.baselines.items()}
-    ratio = m.best_ratio
+    ratio = result.speedup
     profile = result.evaluation.profile if result.evaluation else None
     counters = dict(profile.counters) if profile else {}
     return {
@@ -120,9 +120,12 @@ def main() -> None:
     names = options.only or sorted(p.stem for p in EXAMPLES.glob("*.yaml"))
     for name in names:
         run = out / name
-        result = kevolve_core.evolve(
-            EXAMPLES / f"{name}.yaml", backend="cpu", budget=options.budget, seed=options.seed, out=run
-        )
+        if run.exists():  # resumable: a folder given with --out may hold runs that have ended
+            result = kevolve_core.load_result(run)
+        else:
+            result = kevolve_core.evolve(
+                EXAMPLES / f"{name}.yaml", backend="cpu", budget=options.budget, seed=options.seed, out=run
+            )
         rows.append(row_of(name, result))
         show(rows[-1:])
     print()
