@@ -16,7 +16,9 @@ CORE = sorted((ROOT / "kevolve_core").rglob("*.py"))
 
 
 def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"PATH": path} if path is not None else {})}
+    # The tests may themselves be run by make: its variables would change how this one prints.
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = {**own, **({"PATH": path} if path is not None else {})}
     tool = shutil.which("make")
     assert tool is not None
     return subprocess.run([tool, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
