@@ -17,6 +17,7 @@ __all__ = [
     "EgressError",
     "KevolveError",
     "MalformedReplyError",
+    "KnowledgeError",
     "PluginError",
     "ProviderError",
     "RunLockedError",
@@ -93,6 +94,10 @@ class CaptureError(KevolveError):
 
 class ConfigError(KevolveError):
     """``plugins.toml``, an option or a flag has an unknown key or a bad value."""
+
+
+class KnowledgeError(KevolveError):
+    """A knowledge page or skill is not usable: front matter missing or malformed, no source, unknown id."""
 
 
 class UnknownNameError(KevolveError):

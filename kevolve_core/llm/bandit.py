@@ -37,7 +37,9 @@ class Outcome:
     cost: float
 
 
-def choose(models: Sequence[ModelRef], outcomes: Iterable[Outcome], role: str, rng: random.Random) -> ModelRef:
+def choose(
+    models: Sequence[ModelRef], outcomes: Iterable[Outcome], role: str, rng: random.Random
+) -> ModelRef:
     """One of ``models`` for a request in ``role``: each is tried once in order, then the highest upper
     confidence bound of reward over expected cost (UCB1, Auer and others 2002, with rewards divided by the
     model's mean cost relative to the cheapest, as in budgeted bandits, Tran-Thanh and others 2012).

@@ -87,7 +87,8 @@ class ProviderConfig:
         base_url: up to and without the endpoint (``https://host/v1``).
         key_env, key_command: where the key comes from; neither: no key is sent.
         headers: further headers; ``env:VARIABLE`` for a value from the environment.
-        confidential: patterns (``fnmatch``) of confidential sources it may see: ``backend:NAME``, ``page:ID``.
+        confidential: patterns (``fnmatch``) of confidential sources it may see (``backend:NAME``,
+            ``page:ID``).
         timeout_s: seconds for a whole reply.
         stall_timeout_s: seconds without a byte.
         connect_timeout_s: seconds to connect.
@@ -209,7 +210,7 @@ class Providers:
     """All that is configured: providers by name, and the mix where the file has one."""
 
     providers: Mapping[str, ProviderConfig] = field(factory=dict, converter=freeze, hash=False)
-    mix: Mix = Mix({})
+    mix: Mix = field(factory=lambda: Mix({}))
     file: str = ""
 
     def get(self, name: str) -> ProviderConfig:
@@ -245,7 +246,9 @@ def read_file(file: Path) -> Providers:
         text = file.read_bytes().decode()
         document = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError("the file of providers cannot be read", got=error.strerror, where=str(file)) from error
+        raise ConfigError(
+            "the file of providers cannot be read", got=error.strerror, where=str(file)
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("the file of providers is not TOML", got=error, where=str(file)) from error
     return from_document(document, str(file))
@@ -352,7 +355,9 @@ def _positive(value: Any, where: str) -> float:
 
 def _whole(value: Any, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError("not a usable number", got=value, where=where, mend="give a whole number of 1 or more")
+        raise ConfigError(
+            "not a usable number", got=value, where=where, mend="give a whole number of 1 or more"
+        )
     return value
 
 

@@ -138,7 +138,9 @@ class Writer:
         ]
         calls = spec.options.get("library_calls", "")
         source = spec.reference.source.strip()
-        return Part("task", template("task", spec=spec, source=source, cases=cases, library_calls=calls), order=1)
+        return Part(
+            "task", template("task", spec=spec, source=source, cases=cases, library_calls=calls), order=1
+        )
 
     def _target(self) -> Part:
         device = self._device
@@ -163,7 +165,12 @@ class Writer:
             return parts
         told = taint | self._taint
         verdict = Part(
-            f"verdict of the {name}", _verdict(evaluation), 8.0 if first else 2.0, order + 1, told, shrinks=True
+            f"verdict of the {name}",
+            _verdict(evaluation),
+            8.0 if first else 2.0,
+            order + 1,
+            told,
+            shrinks=True,
         )
         parts.append(verdict)
         if evaluation.profile is not None:
@@ -173,7 +180,9 @@ class Writer:
 
     def _sibling(self, sibling: Sibling, rank: int, parent: Candidate | None) -> Part:
         candidate, evaluation = sibling.candidate, sibling.evaluation
-        outcome = _score(evaluation) if evaluation.accepted else evaluation.verdict.kind.value.replace("_", " ")
+        outcome = (
+            _score(evaluation) if evaluation.accepted else evaluation.verdict.kind.value.replace("_", " ")
+        )
         if not evaluation.accepted and evaluation.verdict.reason:
             outcome += f" ({_line(evaluation.verdict.reason, 160)})"
         diff = "" if parent is None else _diff(parent, candidate)
@@ -185,9 +194,7 @@ class Writer:
         rng = random.Random(f"{context.seed}:{context.sequence}:{context.attempt}")
         plain = role == "draft" and context.sequence == 0 and context.attempt == 0
         direction = _DIRECTIONS[0] if plain else rng.choice(_DIRECTIONS)
-        text = template(
-            f"goal_{role}", direction=direction, parents=parents, language=self._language
-        )
+        text = template(f"goal_{role}", direction=direction, parents=parents, language=self._language)
         return Part("goal", text, order=90)
 
 
@@ -221,7 +228,9 @@ def _plain(value: Any) -> Any:
 
 def _score(evaluation: Evaluation) -> str:
     evidence = f" ({evaluation.evidence.value})" if evaluation.evidence else ""
-    score = "not timed" if evaluation.score is None else f"{evaluation.score:.2f} times the best baseline's speed"
+    score = (
+        "not timed" if evaluation.score is None else f"{evaluation.score:.2f} times the best baseline's speed"
+    )
     return score + evidence
 
 

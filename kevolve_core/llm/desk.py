@@ -73,9 +73,7 @@ class Desk:
         ledger: holds the caps.
     """
 
-    def __init__(
-        self, providers: Providers, make: MakeProvider, journal: Journal, ledger: Ledger
-    ) -> None:
+    def __init__(self, providers: Providers, make: MakeProvider, journal: Journal, ledger: Ledger) -> None:
         self._providers, self._make = providers, make
         self._journal, self._ledger = journal, ledger
         self._lanes: dict[str, _Lane] = {}
@@ -101,6 +99,11 @@ class Desk:
                 fault = error_to_plain(error)
                 self._journal.record(Call(request.key, request, role, None, fault=fault, about=about))
             raise
+
+    def cost_of(self, key: str) -> Cost:
+        """What the reply to a request cost: the same in a replay, unlike attempts that gave none."""
+        found = self._journal.find(key)
+        return found.cost if found is not None else Cost()
 
     async def close(self) -> None:
         """Close every provider."""

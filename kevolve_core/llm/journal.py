@@ -48,7 +48,7 @@ class Call:
     request: Request
     role: str
     reply: Reply | None
-    cost: Cost = Cost()
+    cost: Cost = field(factory=Cost)
     fault: Mapping[str, Any] | None = field(default=None, hash=False)
     about: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     seconds: float = 0.0
@@ -165,7 +165,9 @@ class Journal:
             messages = tuple(Message(r, self._blobs.get(d).decode()) for r, d in request.pop("messages"))
             taint = frozenset(request.pop("taint"))
             plain = document["reply"]
-            reply = None if plain is None else Reply(**{**plain, "text": self._blobs.get(plain["text"]).decode()})
+            reply = (
+                None if plain is None else Reply(**{**plain, "text": self._blobs.get(plain["text"]).decode()})
+            )
             return Call(
                 key=document["key"],
                 request=Request(messages=messages, taint=taint, **request),

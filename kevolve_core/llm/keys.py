@@ -88,7 +88,7 @@ class Credentials:
                     f"the environment variable {self._env} is not set",
                     kind="key",
                     where=self._where,
-                    mend=f"export {self._env}=…, or give key_command = [\"program\", \"argument\"]",
+                    mend=f'export {self._env}=…, or give key_command = ["program", "argument"]',
                 )
         else:
             return ""
@@ -135,7 +135,11 @@ class Credentials:
         else:
             return value
         raise ProviderError(
-            "the key is not usable", kind="key", got=problem, where=self._where, mend="look where it comes from"
+            "the key is not usable",
+            kind="key",
+            got=problem,
+            where=self._where,
+            mend="look where it comes from",
         )
 
     async def _from_command(self) -> str:

@@ -87,9 +87,12 @@ class Ledger:
 
     def _refusal(self, limit: str, bound: Cost) -> SpendingLimitError:
         if limit == "tokens":
-            got = f"{self.spent.tokens} of {self._tokens} tokens are spent; the request may take {bound.tokens}"
+            got = (
+                f"{self.spent.tokens} of {self._tokens} tokens are spent; the request may take {bound.tokens}"
+            )
         else:
-            got = f"{self.spent.money:.4f} of {self._money:.4f} are spent; the request may cost {bound.money:.4f}"
+            spent, cap = f"{self.spent.money:.4f}", f"{self._money:.4f}"
+            got = f"{spent} of {cap} are spent; the request may cost {bound.money:.4f}"
         return SpendingLimitError(
             f"the budget of {limit} leaves no room for another request",
             limit=limit,

@@ -1,4 +1,4 @@
-"""What goes to a language model and what comes back, as frozen data. Sizes are tokens unless a name says so."""
+"""What goes to a language model and what comes back, as frozen data. Sizes are tokens."""
 
 from __future__ import annotations
 

@@ -25,13 +25,14 @@ _MIDDLE = re.compile(r"^\s{0,3}={5,9}\s*$")
 _REPLACE = re.compile(r"^\s{0,3}>{5,9}\s*(REPLACE|UPDATED)?\b.*$")
 _NAME = re.compile(r"[\w][\w./+-]*\.(?:py|cpp|cc|cxx|cu|cuh|hip|h|hpp|inc)\b")
 _OMISSION = re.compile(
-    r"^\s*(#|//)\s*(\.\.\.|…)\s*$|^\s*(#|//).{0,40}\b(rest of (the )?(code|file|kernel)|(remains?|stays?) (the same|"
-    r"unchanged)|same as (before|above)|existing code|unchanged code)\b",
+    r"^\s*(#|//)\s*(\.\.\.|…)\s*$|^\s*(#|//).{0,40}\b(rest of (the )?(code|file|kernel)|(remains?|stays?) "
+    r"(the same|unchanged)|same as (before|above)|existing code|unchanged code)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "python": (".py",), "py": (".py",), "python3": (".py",), "triton": (".py",),
-    "cpp": (".cpp", ".cc", ".cxx"), "c++": (".cpp", ".cc", ".cxx"), "c": (".cpp", ".cc"), "cc": (".cc", ".cpp"),
+    "cpp": (".cpp", ".cc", ".cxx"), "c++": (".cpp", ".cc", ".cxx"), "c": (".cpp", ".cc"),
+    "cc": (".cc", ".cpp"),
     "cuda": (".cu",), "cu": (".cu",), "hip": (".hip",),
 }  # fmt: skip
 _LOADS = re.compile(r"""load_native\(\s*["']([^"']+)["']""")
@@ -68,8 +69,8 @@ def files_of(reply: str, expected: Expected) -> dict[str, str]:
     """The candidate's files.
 
     Raises:
-        MalformedReplyError: no file, an edit that does not fit, a file cut off, Python that does not parse, …;
-            ``what`` is for the model too.
+        MalformedReplyError: no file, an edit that does not fit, a file cut off, Python that does not
+            parse, …; ``what`` is for the model too.
     """
     text = _THINKING.sub("", reply.replace("\r\n", "\n").replace("\r", "\n"))
     edits, rest = _edits(text)
@@ -96,7 +97,7 @@ def files_of(reply: str, expected: Expected) -> dict[str, str]:
     return files
 
 
-# -- edits -------------------------------------------------------------------------------------------------------
+# -- edits -----------------------------------------------------------------------------------------
 
 
 @frozen
@@ -125,8 +126,8 @@ def _edits(text: str) -> tuple[list[_Edit], str]:
         end = None if middle is None else _next(lines, middle + 1, _REPLACE)
         if middle is None or end is None:
             raise MalformedReplyError(
-                "a SEARCH block has no `=======` or no `>>>>>>> REPLACE`: the reply was cut off or the marks are "
-                "wrong"
+                "a SEARCH block has no `=======` or no `>>>>>>> REPLACE`: the reply was cut off or the "
+                "marks are wrong"
             )
         found.append(_Edit(name, "\n".join(lines[i + 1 : middle]), "\n".join(lines[middle + 1 : end])))
         i = end + 1
@@ -197,8 +198,7 @@ def _matches(text: str, search: str) -> list[tuple[int, int, str]]:
         found = [(n, n + size, "") for n in starts if same(lines[n : n + size], wanted)]
         if found:
             return found
-    shifted = [(n, n + size, shift) for n in starts if (shift := _shift(lines[n : n + size], wanted)) is not None]
-    return shifted
+    return [(n, n + size, shift) for n in starts if (shift := _shift(lines[n : n + size], wanted)) is not None]
 
 
 def _equal(old: Sequence[str], new: Sequence[str]) -> bool:
@@ -245,18 +245,18 @@ def _place(text: str, search: str, name: str) -> tuple[int, int, str]:
     first = next(line for line in search.split("\n") if line.strip())
     if found:
         raise MalformedReplyError(
-            f"the SEARCH beginning `{first.strip()[:80]}` occurs {len(found)} times in `{name}`: copy more lines "
-            "around it"
+            f"the SEARCH beginning `{first.strip()[:80]}` occurs {len(found)} times in `{name}`: copy more "
+            "lines around it"
         )
     near = difflib.get_close_matches(first.strip(), [line.strip() for line in text.split("\n")], 1, 0.6)
     hint = f"; the nearest line there is `{near[0][:120]}`" if near else ""
     raise MalformedReplyError(
-        f"the SEARCH beginning `{first.strip()[:80]}` is not in `{name}`{hint}. Copy lines exactly, or give the "
-        "whole file"
+        f"the SEARCH beginning `{first.strip()[:80]}` is not in `{name}`{hint}. Copy lines exactly, or "
+        "give the whole file"
     )
 
 
-# -- whole files -------------------------------------------------------------------------------------------------
+# -- whole files -----------------------------------------------------------------------------------
 
 
 def _blocks(text: str) -> Iterator[_Block]:
@@ -342,7 +342,7 @@ def _safe(name: str) -> str:
     return str(path)
 
 
-# -- what can be known without a compiler ----------------------------------------------------------------------
+# -- what can be known without a compiler ----------------------------------------------------------
 
 
 def _check(files: Mapping[str, str], expected: Expected, whole: Mapping[str, str]) -> None:

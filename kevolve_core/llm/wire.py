@@ -29,8 +29,8 @@ _CONTEXT = re.compile(
     re.IGNORECASE,
 )
 _MODEL = re.compile(
-    r"model_not_found|not_found_error|model[^.]{0,80}(not found|does ?n.t exist|not exist|unknown|not supported"
-    r"|no access)|(unknown|invalid|no such) model",
+    r"model_not_found|not_found_error|model[^.]{0,80}(not found|does ?n.t exist|not exist|unknown"
+    r"|not supported|no access)|(unknown|invalid|no such) model",
     re.IGNORECASE,
 )
 _POLICY = re.compile(r"content[ _-]?(policy|filter|management)|content_policy_violation", re.IGNORECASE)
@@ -102,8 +102,15 @@ class Wire:
                 finally:
                     await response.aclose()
         except TimeoutError as error:
-            raise self._fault("timeout", f"no reply within {self._config.timeout_s:g} s", billed=sent) from error
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
+            raise self._fault(
+                "timeout", f"no reply within {self._config.timeout_s:g} s", billed=sent
+            ) from error
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
+            httpx.UnsupportedProtocol,
+        ) as error:
             what = "the server cannot be reached"
             raise self._fault("connection", what, error, mend="is it running, and base_url right?") from error
         except httpx.TimeoutException as error:
@@ -236,7 +243,9 @@ def error_of(status: int, headers: Mapping[str, str], text: str, where: str) -> 
         )
 
     if status == 402 or (status in (400, 403, 429) and _QUOTA.search(hint)):
-        return made("key", "the account may not spend any more", "look at the provider's billing, then resume")
+        return made(
+            "key", "the account may not spend any more", "look at the provider's billing, then resume"
+        )
     if status in (401, 403):
         mend = "check the key that key_env or key_command gives, and its rights; then resume"
         return made("key", "the server does not accept the key", mend)
