@@ -1,6 +1,7 @@
 """Language models: providers, prompts, transcripts. Start at `LlmGenerator` and `kevolve_core.llm.config`."""
 
-from kevolve_core.llm.config import Mix, ModelConfig, ModelRef, ProviderConfig, Providers, read_file
+from kevolve_core.llm.config import Mix, ModelConfig, ModelRef, ProviderConfig, Providers
+from kevolve_core.llm.configfile import read_file
 from kevolve_core.llm.context import Knowledge
 from kevolve_core.llm.generator import LlmGenerator, LlmSettings
 from kevolve_core.llm.journal import Call, Journal

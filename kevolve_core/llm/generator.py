@@ -29,12 +29,12 @@ from kevolve_core.llm.parts import Prompt, allowed, assemble, template
 from kevolve_core.llm.record import pinned_device
 from kevolve_core.model import Candidate, Device, Evaluation, Origin
 
-__all__ = ["LlmGenerator", "LlmSettings", "Spent"]
+__all__ = ["LlmGenerator", "LlmSettings", "Retriever", "Spent"]
 
 _MEMORY = 200  # proposals back from which siblings are taken (estimated)
 
-#: From a proposal, the language and the parent's evaluation to pages, best first.
-Retriever = Callable[[Proposal, str, Evaluation | None], Sequence[Knowledge]]
+#: From a proposal, the device, the language, the parent's evaluation and a count to pages, best first.
+Retriever = Callable[[Proposal, Device, str, Evaluation | None, int], Sequence[Knowledge]]
 
 
 @frozen
@@ -152,7 +152,8 @@ class LlmGenerator:
         if money is not None:
             self._refuse_unpriced()
         journal = Journal(run)
-        self._writer = Writer(self._spec, pinned_device(run, self._device), self._language, self._taint)
+        self._device = pinned_device(run, self._device)
+        self._writer = Writer(self._spec, self._device, self._language, self._taint)
         for call in journal.calls():
             ref = ModelRef(call.request.provider, call.request.model)
             calls = self._calls.setdefault(int(call.about.get("sequence", -1)), {})
@@ -419,7 +420,9 @@ class LlmGenerator:
         if self._knowledge is None or not self._settings.pages or context.lane == "cold":
             return given
         evaluation = context.evaluations.get(context.parents[0].id) if context.parents else None
-        return [*given, *self._knowledge(context, self._language, evaluation)[: self._settings.pages]]
+        count = self._settings.pages
+        found = self._knowledge(context, self._device, self._language, evaluation, count)
+        return [*given, *found[:count]]
 
 
 def _language(wanted: str, languages: Sequence[str]) -> str:

@@ -206,7 +206,7 @@ def error_to_plain(error: KevolveError) -> dict[str, Any]:
 
 def error_from_plain(plain: Mapping[str, Any]) -> KevolveError:
     """The error that a call ended with."""
-    parts = {name: plain.get(name) for name in ("got", "where", "mend")}
+    parts: dict[str, Any] = {name: plain.get(name) for name in ("got", "where", "mend")}
     if plain.get("type") == "SpendingLimitError":
         return SpendingLimitError(str(plain["what"]), limit=str(plain.get("limit", "tokens")), **parts)
     return ProviderError(str(plain.get("what", "")), kind=str(plain.get("kind", "server")), **parts)

@@ -198,7 +198,9 @@ def _matches(text: str, search: str) -> list[tuple[int, int, str]]:
         found = [(n, n + size, "") for n in starts if same(lines[n : n + size], wanted)]
         if found:
             return found
-    return [(n, n + size, shift) for n in starts if (shift := _shift(lines[n : n + size], wanted)) is not None]
+    return [
+        (n, n + size, shift) for n in starts if (shift := _shift(lines[n : n + size], wanted)) is not None
+    ]
 
 
 def _equal(old: Sequence[str], new: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from kevolve_core.errors import EgressError, ProviderError
 from kevolve_core.llm.model import Message, byte_bound
@@ -58,7 +58,7 @@ class Part:
     text: str
     value: float | None = None
     order: int = 0
-    taint: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    taint: frozenset[str] = frozenset()
     shrinks: bool = False
 
     @property
@@ -125,10 +125,13 @@ def fit(parts: Sequence[Part], tokens: int) -> tuple[list[Part], list[Left]]:
         worst = min(spare, key=lambda p: (p.value or 0.0, -p.order))
         others = _size(kept) - estimated_tokens(worst.text)
         shorter = _shortened(worst, tokens - others) if worst.shrinks else None
-        kept = [shorter if p is worst else p for p in kept if p is not worst or shorter is not None]
-        left.append(Left(worst.name, "shortened" if shorter is not None else "budget"))
+        place = kept.index(worst)
         if shorter is not None:
+            kept[place] = shorter
+            left.append(Left(worst.name, "shortened"))
             break
+        del kept[place]
+        left.append(Left(worst.name, "budget"))
     if _size(kept) > tokens:
         raise ProviderError(
             "the prompt does not fit into the model's context, even without what can be left out",

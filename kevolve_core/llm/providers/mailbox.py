@@ -1,7 +1,7 @@
 """A model that is a person or any coding agent: a prompt is a file, and so is its answer.
 
-For each request ``NAME.prompt.md`` appears in the folder; ``NAME.reply.md`` is awaited. Write the answer under
-another name and rename it, or simply write it: a file counts once it has not changed for a moment. What
+For each request ``NAME.prompt.md`` appears in the folder; ``NAME.reply.md`` is awaited. Write the answer
+under another name and rename it, or simply write it: a file counts once it has not changed for a moment. What
 was answered while nobody waited is found when the request is made again.
 """
 
