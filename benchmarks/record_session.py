@@ -12,6 +12,7 @@ them, candidates are compiled, checked and timed. The recordings replay exactly 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import re
 import tempfile
@@ -19,15 +20,20 @@ import threading
 import time
 from pathlib import Path
 
+import attrs
 from attrs import define, frozen
 
-from kevolve_core import evolve
+from kevolve_core import evaluate, evolve
+from kevolve_core.api.parts import generator_of, place
 from kevolve_core.errors import MalformedReplyError
 from kevolve_core.evolve import Budget
+from kevolve_core.interfaces import Proposal
+from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.llm import LlmSettings, Mix, ProviderConfig, Providers
 from kevolve_core.llm.parse import Expected, files_of
 from kevolve_core.llm.recording import of_run, pack
 from kevolve_core.model import Candidate
+from kevolve_core.report import overall_speedup
 from kevolve_core.serial import to_plain
 from kevolve_core.spec import load_spec
 
@@ -151,6 +157,7 @@ def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, objec
         finally:
             author.stop.set()
             thread.join()
+        first = synth_first(spec, backend, seed)
         recording = of_run(Path(folder, "run"))
         file = out / f"{operator}.jsonl.gz"
         pack(recording, file)
@@ -160,8 +167,24 @@ def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, objec
         "replies": sum(call.reply is not None for call in recording.calls),
         "unused": [w.name for w in author.unused],
         "counts": dict(result.search.counts),
-        "speedup": None if result.speedup is None else result.speedup.value,
+        "speedup": None if result.speedup is None else attrs.asdict(result.speedup),
+        "evidence": None if result.evidence is None else result.evidence.value,
+        "winner": None if result.best is None else author.said.get(result.best.id, result.best.id),
+        "synth_first": first,
         "file": str(file),
+    }
+
+
+def synth_first(spec: KernelSpec, backend: str, seed: int) -> dict[str, object]:
+    """The first proposal of ``synth``, judged as the winner was: what the session is compared with."""
+    where = place(spec, backend)
+    generator = generator_of("synth", where, spec)
+    (candidate,) = asyncio.run(generator.propose(Proposal(spec, where.device, 0, seed), 1))
+    evaluation = evaluate(spec, candidate, backend=backend)
+    speedup = overall_speedup(spec, evaluation)
+    return {
+        "verdict": evaluation.verdict.kind.value,
+        "speedup": None if speedup is None else attrs.asdict(speedup.ratio),
     }
 
 
@@ -175,7 +198,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("operators", nargs="*", default=list(OPERATORS))
-    parser.add_argument("--backend")
+    parser.add_argument("--backend", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "sessions")
     given = parser.parse_args()

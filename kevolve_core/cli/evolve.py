@@ -13,7 +13,7 @@ from kevolve_core.api import Result, evolve_async, resume_async
 from kevolve_core.api.parts import as_spec, place
 from kevolve_core.cli.fail import INTERRUPTED
 from kevolve_core.cli.interrupt import Interrupt, interruptible
-from kevolve_core.cli.models import cap_options, capped, generator_options, hide_keys, model_options
+from kevolve_core.cli.models import cap_options, capped, generator_options, model_options, prepare_process
 from kevolve_core.cli.options import backend_option, device_option, err, out, plugins_option, registry_of
 from kevolve_core.cli.progress import Progress, State, display, words
 from kevolve_core.cli.render import say, timing_table
@@ -88,7 +88,7 @@ def evolve(
     limits = capped(Budget.parse(budget), max_tokens, max_money)
     options = generator_options(generator, models, provider_file, language, siblings, pages)
     if options:
-        hide_keys()
+        prepare_process()
     registry = registry_of(plugins_file)
     loaded = as_spec(spec, seed_kernels=seed_kernels)
     where = place(loaded, backend, registry=registry, device=device)
@@ -141,7 +141,7 @@ def resume(
             mend="resume it there: kevolve_core.resume(run, executor=…)",
         )
     if settings.get("generator_options"):
-        hide_keys()
+        prepare_process()
     limits = Budget.parse(budget) if budget else Budget(**settings["budget"])
     limits = capped(limits, max_tokens, max_money)
     changed = bool(budget or max_tokens is not None or max_money is not None)

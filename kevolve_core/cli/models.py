@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import click
 from kevolve_core.errors import ConfigError
 from kevolve_core.evolve import Budget
 
-__all__ = ["cap_options", "capped", "generator_options", "hide_keys", "model_options"]
+__all__ = ["cap_options", "capped", "generator_options", "model_options", "prepare_process"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -148,9 +149,11 @@ def _count(text: str) -> int:
         ) from error
 
 
-def hide_keys() -> None:
+def prepare_process() -> None:
     """Keys stand in this process's environment, which the kernel shows to every process of the same user:
     let the worker processes, which run what models wrote, not read it."""
     from kevolve_core.isolate.sandbox import hide_memory
 
     hide_memory()
+    # Its notes about attempts made again would break into the progress display; the report counts them.
+    logging.getLogger("stamina").setLevel(logging.ERROR)

@@ -158,6 +158,7 @@ class LlmGenerator:
         if money is not None:
             self._refuse_unpriced()
         journal, self._run = Journal(run), run
+        journal.recover()
         self._device = pinned_device(run, self._device)
         self._writer = Writer(self._spec, self._device, self._language, self._taint)
         for call in journal.calls():

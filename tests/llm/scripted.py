@@ -132,6 +132,16 @@ class ScriptedServer:
         await asyncio.sleep(30)
         return False
 
+    async def _do_stall_long(self, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+        """A long thought, with signs of life, until the client is gone."""
+        self._bill(seen, "")
+        writer.write(_head(200, "text/event-stream", chunked=True))
+        for _ in range(600):
+            writer.write(_chunk(": thinking\n\n"))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        return False
+
     async def _do_stall_within(self, seen: Seen, writer: asyncio.StreamWriter) -> bool:
         events = self._events(seen)
         writer.write(_head(200, "text/event-stream", chunked=True) + _chunk(events[0]))
