@@ -17,11 +17,11 @@ from attrs import field, frozen
 from kevolve_core.ir import Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile, Target, freeze
-from kevolve_core.space import Point, Space
+from kevolve_core.space import Point, Preference, Space
 
 __all__ = [
     "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
-    "EvaluationRequest", "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner",
+    "EvaluationRequest", "Executor", "Manifest", "Preferring", "Profiler", "Proposal", "Renderer", "Runner",
     "SelectionPolicy", "Work",
 ]  # fmt: skip
 
@@ -266,6 +266,9 @@ class Proposal:
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.
         knowledge: retrieved documents.
+        preference: what the policy thinks of genomes. A generator to whom candidates cost nothing before they
+            are rendered draws a pool of genomes, and renders the most preferred (`space.preferred`, with
+            ``attempt`` to skip); others ignore it.
     """
 
     spec: KernelSpec
@@ -277,6 +280,7 @@ class Proposal:
     evaluations: Mapping[str, Evaluation] = field(factory=dict, converter=freeze, hash=False)
     attempt: int = 0
     knowledge: tuple[str, ...] = ()
+    preference: Preference | None = field(default=None, eq=False)
 
 
 @runtime_checkable
@@ -305,6 +309,17 @@ class SelectionPolicy(Protocol):
         ...
 
     def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None: ...
+
+
+@runtime_checkable
+class Preferring(Protocol):
+    """A selection policy that also says which genomes it would like to see has this method beside
+    `SelectionPolicy`'s."""
+
+    def preference(self, sequence: int, seed: int) -> Preference | None:
+        """For proposal ``sequence``, from the state of now; what is returned does not change with later
+        tells. None while it knows nothing."""
+        ...
 
 
 @frozen
