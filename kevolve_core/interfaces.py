@@ -21,8 +21,8 @@ from kevolve_core.space import Point, Preference, Space
 
 __all__ = [
     "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
-    "EvaluationRequest", "Executor", "Manifest", "Preferring", "Profiler", "Proposal", "Renderer", "Runner",
-    "SelectionPolicy", "Work",
+    "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Preferring", "Profiler",
+    "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
@@ -44,6 +44,8 @@ class Manifest:
         needs: what compile and run need beyond the sandbox, by phase (``{"run": {"network": true}}``).
         worker_environment: environment variables its worker processes start with, the same for every side.
         description: one line.
+        confidential: nothing that derives from this backend (its pages, diagnostics, counters, sources,
+            skills) may reach a reader who is not allowed to see it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Manifest:
     needs: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     worker_environment: Mapping[str, str] = field(factory=dict, converter=freeze, hash=False)
     description: str = ""
+    confidential: bool = False
 
 
 @frozen
@@ -266,6 +269,9 @@ class Proposal:
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.
         knowledge: retrieved documents.
+        told: how many proposals of the run had been told when this one was asked for: what a `Learner` may
+            use without its choice depending on timing.
+        lane: ``warm`` (knowledge and experience may be used), ``cold`` (they may not) or "" (no lanes).
         preference: what the policy thinks of genomes. A generator to whom candidates cost nothing before they
             are rendered draws a pool of genomes, and renders the most preferred (`space.preferred`, with
             ``attempt`` to skip); others ignore it.
@@ -280,6 +286,8 @@ class Proposal:
     evaluations: Mapping[str, Evaluation] = field(factory=dict, converter=freeze, hash=False)
     attempt: int = 0
     knowledge: tuple[str, ...] = ()
+    told: int = 0
+    lane: str = ""
     preference: Preference | None = field(default=None, eq=False)
 
 
@@ -291,6 +299,30 @@ class CodeGenerator(Protocol):
 
     async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
         """Up to ``n`` candidates; an empty sequence when it has nothing more to propose."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A generator that learns from evaluations: it has this method beside `CodeGenerator`'s."""
+
+    def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None:
+        """The evaluation of proposal ``sequence``; in order of sequence, from the store's rows on resuming.
+        Calls of `propose` may use proposals under `Proposal.told` and no later ones."""
+        ...
+
+
+@runtime_checkable
+class Journaled(Protocol):
+    """A generator that pays for what it proposes and keeps a journal of it with the run."""
+
+    def open(self, run: Path, *, tokens: int | None = None, money: float | None = None) -> None:
+        """Called once in a sitting, before `propose`. ``run`` is the run's folder, locked for this process;
+        ``tokens`` and ``money`` are hard caps over all sittings, None for no cap."""
+        ...
+
+    async def close(self) -> None:
+        """Called once at the end of a sitting, in its event loop: give back connections."""
         ...
 
 
