@@ -264,7 +264,8 @@ class Proposal:
         device: for what.
         sequence: number of this proposal in the run; random choices come from ``(seed, sequence)`` alone.
         seed: the run's seed.
-        operator: what the policy asks for: ``draft``, ``mutate`` or ``crossover``.
+        operator: what the policy asks for: ``draft``, ``mutate``, ``crossover``, or ``sample`` (a uniform draw,
+            for controls). A generator treats one that it does not know as ``draft``.
         parents: candidates to start from, best first.
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.
@@ -275,6 +276,8 @@ class Proposal:
         preference: what the policy thinks of genomes. A generator to whom candidates cost nothing before they
             are rendered draws a pool of genomes, and renders the most preferred (`space.preferred`, with
             ``attempt`` to skip); others ignore it.
+        experience: genomes that did well on similar problems, to start a draft of the warm lane from.
+        part: which generator of a mix is to answer, "" where the run has one.
     """
 
     spec: KernelSpec
@@ -289,6 +292,8 @@ class Proposal:
     told: int = 0
     lane: str = ""
     preference: Preference | None = field(default=None, eq=False)
+    experience: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    part: str = ""
 
 
 @runtime_checkable

@@ -36,9 +36,7 @@ def drawn(space: Space, context: Proposal, parents: Sequence[Point], *, at_defau
     return None
 
 
-def _pool(
-    space: Space, operator: str, parents: Sequence[Point], rng: random.Random
-) -> list[dict[str, Any]]:
+def _pool(space: Space, operator: str, parents: Sequence[Point], rng: random.Random) -> list[dict[str, Any]]:
     if operator != "draft":
         return space.around(parents, rng, _POOL)
     points = (space.sample(rng) for _ in range(_POOL))
