@@ -57,8 +57,8 @@ class Forest:
             )
 
     def likelihood(self, rows: Sequence[Features], rng: random.Random) -> npt.NDArray[np.float64]:
-        """How likely each row is a good one, by a random half of the trees: proposals that are made before the
-        others' results are in then differ where the trees do (Thompson's idea, by bootstrap)."""
+        """How likely each row is a good one, by a random half of the trees: proposals made before the others'
+        results are in then differ where the trees do (Thompson's idea, by bootstrap)."""
         table = matrix(rows, self._columns)
         chosen = rng.sample(self._trees, (len(self._trees) + 1) // 2)
         total = np.zeros(len(rows))
