@@ -16,14 +16,11 @@ _POOL = 256  # points that a preference chooses from: a few milliseconds of a fo
 _TRIES = 32  # draws of a point other than the parents' (estimated)
 
 
-def drawn(space: Space, context: Proposal, parents: Sequence[Point], *, at_default: bool) -> Point | None:
-    """The point for a proposal: of a draft the default, then uniform ones; of a mutation a neighbour; of a
-    crossover a mix. With a preference, the most preferred of a pool of such. None when there is nothing
-    new."""
+def drawn(context: Proposal, space: Space, parents: Sequence[Point]) -> Point | None:
+    """The point for a proposal: of a draft a uniform one, of a mutation a neighbour, of a crossover a mix. With
+    a preference, the most preferred of a pool of such. None when there is nothing new."""
     rng = random.Random(f"{context.seed}:{context.sequence}")
     operator = context.operator if parents else "draft"
-    if at_default and operator == "draft" and context.attempt == 0:
-        return space.default()
     if context.preference is not None and operator != "sample":
         pool = _pool(space, operator, parents, rng)
         place = preferred(pool, context.preference, context.attempt) if pool else None
@@ -74,7 +71,8 @@ class PointGenerator:
     def propose_now(self, context: Proposal) -> Sequence[Candidate]:
         """`propose` without an event loop."""
         parents = [self._space.repaired(p.genome) for p in context.parents if p.genome is not None]
-        point = drawn(self._space, context, parents, at_default=context.sequence == 0)
+        first = context.sequence == 0 and context.attempt == 0
+        point = self._space.default() if first else drawn(context, self._space, parents)
         if point is None:
             return []
         parts = tuple(parent.id for parent in context.parents)

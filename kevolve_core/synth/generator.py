@@ -140,7 +140,7 @@ class SynthGenerator:
         return [g for g in parents if g.language in self._renderers]
 
     def _pool(self, context: Proposal) -> list[Genome]:
-        """Genomes for a policy to choose from, as different from the parents (of a draft: from the default) as
+        """Genomes for a policy to choose from, as different from the parents (of a draft: the default) as
         single moves make them. Not rendered, so they cost next to nothing; one new partition at most, which
         has to be lowered."""
         rng = random.Random(f"{context.seed}:{context.sequence}:pool")
