@@ -28,6 +28,9 @@ __all__ = ["CasePlan", "Contender", "Inputs", "Session"]
 
 # The oracle's and the baselines': a float64 reference or a first torch.compile may take minutes.
 _TRUSTED = Limits(seconds=900.0)
+# Not the backend's: an allocator that never gives memory back, which steadies times, grows to many times what
+# float64 temporaries need. Huge pages (read by PyTorch's CPU allocator) make the fresh memory cheap.
+_ORACLE_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 _USER_ERRORS = {"SpecError", "CaptureError"}
 
 
@@ -356,11 +359,11 @@ class Session:
         self, name: str, role: str, config: Mapping[str, Any], *, trusted: bool = True
     ) -> WorkerProcess:
         self._spawned = [worker for worker in self._spawned if worker.alive]
-        environment = {
-            **self.backend.manifest.worker_environment,
-            "OMP_NUM_THREADS": str(self._threads),
-            "XDG_CACHE_HOME": str(cache_root().parent),
-        }
+        environment = {"OMP_NUM_THREADS": str(self._threads), "XDG_CACHE_HOME": str(cache_root().parent)}
+        if name == "oracle":
+            environment |= _ORACLE_ENVIRONMENT
+        else:
+            environment = {**self.backend.manifest.worker_environment, **environment}
         return WorkerProcess(
             role,
             config,
