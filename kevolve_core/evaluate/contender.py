@@ -55,11 +55,19 @@ class ContenderRole:
         reference.
         threads: CPU threads for torch.
         workdir: scratch directory.
-        grants: sandbox exceptions (``network``, ``write``) the plugin was given.
+        grants: system calls that the plugin's grants open: ``network``, ``write``.
+        narrowed: what already narrows them, in words.
     """
 
     def __init__(
-        self, ref: Any, device: Any, spec: Any | None, threads: int, workdir: str, grants: Sequence[str] = ()
+        self,
+        ref: Any,
+        device: Any,
+        spec: Any | None,
+        threads: int,
+        workdir: str,
+        grants: Sequence[str] = (),
+        narrowed: str = "",
     ) -> None:
         torch.set_num_threads(threads)
         self._spec = None if spec is None else from_plain(KernelSpec, spec)
@@ -70,7 +78,8 @@ class ContenderRole:
         self._runner.open(Path(workdir))
         self._workdir = workdir
         if self._spec is None:
-            self._sandbox = sandbox.confine(network="network" in grants, write="write" in grants)
+            refused = sandbox.confine(network="network" in grants, write="write" in grants)
+            self._sandbox = "; ".join(part for part in (refused, narrowed) if part)
         else:
             sandbox.hide_memory()
             self._sandbox = "trusted"

@@ -17,6 +17,7 @@ from typing import Any
 from attrs import define, frozen
 
 from kevolve_core.errors import KevolveError, SpecError, WorkerError
+from kevolve_core.evaluate.lifted import Lifted
 from kevolve_core.evaluate.lock import cache_root
 from kevolve_core.interfaces import Backend, BackendRef, Baseline, Work
 from kevolve_core.isolate.process import Limits, RemoteError, Reply, WorkerProcess
@@ -137,8 +138,12 @@ class Session:
         self._starting = Lock()  # of the oracle, which a warm-up asks beside the others
         self._closed = False
         self._spawned: list[WorkerProcess] = []
+        self._lifted = Lifted.of(ref)
+        #: Seconds that a request may wait in the device's queue, which are nobody's time.
+        self.queue_seconds = self._lifted.queue_seconds
         self.limits = Limits(
-            float(spec.options.get("timeout_s", 60.0)), int(spec.options.get("memory_bytes", 8 << 30))
+            float(spec.options.get("timeout_s", 60.0)) + self.queue_seconds,
+            int(spec.options.get("memory_bytes", 8 << 30)),
         )
 
     # The oracle
@@ -341,22 +346,33 @@ class Session:
     # -------------------------------------------------------------------------------------------------
 
     def _contender(self, name: str, *, trusted: bool) -> WorkerProcess:
-        needs = self.backend.manifest.needs.get("run", {})
         config = {
             "ref": to_plain(self._ref),
             "device": to_plain(self.device),
             "spec": to_plain(self.spec) if trusted else None,
             "threads": self._threads,
             "workdir": str(self._workdir / name),
-            "grants": [n for n in ("network", "write") if needs.get(n)],
+            "grants": self._lifted.opened,
         }
-        return self._spawn(name, "kevolve_core.evaluate.contender:ContenderRole", config, trusted=trusted)
+        role = "kevolve_core.evaluate.contender:ContenderRole"
+        boundary = None if trusted else self._lifted.boundary(self._workdir / name)
+        return self._spawn(
+            name, role, config, trusted=trusted, boundary=boundary, extra=self._lifted.environment()
+        )
 
     def _spawn(
-        self, name: str, role: str, config: Mapping[str, Any], *, trusted: bool = True
+        self,
+        name: str,
+        role: str,
+        config: Mapping[str, Any],
+        *,
+        trusted: bool = True,
+        boundary: Mapping[str, Any] | None = None,
+        extra: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
         self._spawned = [worker for worker in self._spawned if worker.alive]
         environment = {
+            **(extra or {}),
             **self.backend.manifest.worker_environment,
             "OMP_NUM_THREADS": str(self._threads),
             "XDG_CACHE_HOME": str(cache_root().parent),
@@ -368,6 +384,7 @@ class Session:
             environment=environment,
             limits=_TRUSTED if trusted else self.limits,
             drop_privileges=not trusted,
+            boundary=boundary,
             name=name,
             on_started=self._track,
         )

@@ -133,7 +133,7 @@ def _listed(
         hint = offered or ("" if table.distribution else suggest(table.name, unlisted))
         plugin = _missing(table.name, hint, table.distribution or f"kevolve-{table.name}")
     plugin.options, plugin.options_where = table.options, f"{where}.options"
-    plugin.priority, plugin.required = table.priority, table.required
+    plugin.priority, plugin.required, plugin.grants = table.priority, table.required, table.grants
     if table.enabled is False:
         plugin.refusal = _off(f"{where}.enabled is false", "set enabled = true")
     elif file.autoload == "none" and not (table.enabled or table.required or table.name in allowed):
