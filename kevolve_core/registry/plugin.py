@@ -67,6 +67,16 @@ class Plugin:
             return whole
         return self.report.backends[name].fault or self.grant_fault(self.report.backends[name].manifest)
 
+    def lacking(self) -> Needs:
+        """What its backends need and are not granted. Raises PluginError where no probe could ask them."""
+        fault = self.whole_fault()
+        if fault is not None:
+            raise self.error(fault, f"what plugin '{self.name}' needs is not known")
+        found = Needs()
+        for each in self.report.backends.values() if self.report else ():
+            found = found.and_also(missing(each.manifest, self.grants))
+        return found
+
     def grant_fault(self, manifest: Manifest) -> Fault | None:
         """Why a backend cannot be used: it needs what this plugin is not granted; else None."""
         lacking = missing(manifest, self.grants)

@@ -18,7 +18,7 @@ from kevolve_core.registry.contributions import KINDS, BackendFactory, Contribut
 from kevolve_core.registry.faults import exception_fault
 from kevolve_core.registry.hooks import Hooks, register_into
 from kevolve_core.registry.local import probe_backend
-from kevolve_core.registry.needs import parse_grants, run_needs
+from kevolve_core.registry.needs import Needs, parse_grants, run_needs
 from kevolve_core.registry.plugin import Plugin
 from kevolve_core.registry.probe import PROBE_SECONDS, ProbeCache, ProbeReport
 from kevolve_core.registry.roster import Claims, Roster
@@ -244,6 +244,15 @@ class Registry:
                 raise plugin.error(refused, f"backend '{name}' cannot be used")
             grants = run_needs(manifest).plain()
             return BackendRef(str(plugin.source), name, plugin.options, grants)
+
+    def lacking(self, name: str) -> Needs:
+        """What plugin ``name`` needs beyond the sandbox and is not granted, by the latest probe. Raises
+        UnknownNameError for no plugin, PluginError for one whose probe gave no manifest."""
+        with self._lock:
+            self._roster.resolve()
+            if name not in self._roster.plugins:
+                raise UnknownNameError(f"there is no plugin '{name}'", got=name)
+            return self._roster.plugins[name].lacking()
 
     def plugins(self) -> Sequence[str]:
         """Names of all plugins, sorted; none is looked at."""
