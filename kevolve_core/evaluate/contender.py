@@ -43,6 +43,7 @@ _SILENT = frozenset(
 )  # fmt: skip
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_SCALARS = (int, float, bool, str, type(None))
 
 
 class ContenderRole:
@@ -197,7 +198,8 @@ class ContenderRole:
         subclasses = [
             type(v).__name__ for v in leaves if isinstance(v, torch.Tensor) and type(v) not in _PLAIN
         ]
-        host = [self._runner.download(v) if isinstance(v, torch.Tensor) else v for v in leaves]
+        # A leaf that is no plain value is a buffer: a tensor, or what only the runner can look into.
+        host = [v if isinstance(v, _SCALARS) else self._runner.download(v) for v in leaves]
         changed = [
             i
             for i, (now, then) in enumerate(zip(flatten(self._inputs)[0], self._original, strict=True))
