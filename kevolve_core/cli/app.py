@@ -26,6 +26,7 @@ _COMMANDS = {
     "spec": "kevolve_core.cli.spec:spec",
     "plugins": "kevolve_core.cli.plugins:plugins",
     "doctor": "kevolve_core.cli.plugins:doctor",
+    "conformance": "kevolve_core.cli.conformance:conformance",
 }
 
 _SHORT = {
@@ -38,6 +39,7 @@ _SHORT = {
     "spec": "Write and check kernel specifications.",
     "plugins": "See which plugins are installed and ready.",
     "doctor": "Check this installation.",
+    "conformance": "Check that a backend keeps the plugin contract.",
 }
 
 
