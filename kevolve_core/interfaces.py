@@ -46,6 +46,8 @@ class Manifest:
             are those of `kevolve_core.registry.needs`.
         worker_environment: environment variables its worker processes start with, the same for every side.
         description: one line.
+        modules: Python modules of its languages that a candidate's entry may import (``acme_dsl``), beside
+            torch and those that every candidate may.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Manifest:
     needs: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     worker_environment: Mapping[str, str] = field(factory=dict, converter=freeze, hash=False)
     description: str = ""
+    modules: tuple[str, ...] = ()
 
 
 @frozen

@@ -27,6 +27,7 @@ _COMMANDS = {
     "plugin": "kevolve_core.cli.plugin:plugin",
     "plugins": "kevolve_core.cli.plugins:plugins",
     "doctor": "kevolve_core.cli.plugins:doctor",
+    "conformance": "kevolve_core.cli.conformance:conformance",
 }
 
 _SHORT = {
@@ -40,6 +41,7 @@ _SHORT = {
     "plugin": "Write a plugin of your own.",
     "plugins": "See which plugins are installed and ready.",
     "doctor": "Check this installation.",
+    "conformance": "Check that a backend keeps the plugin contract.",
 }
 
 
