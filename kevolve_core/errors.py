@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "DegenerateSpecError",
     "KevolveError",
+    "KnowledgeError",
     "PluginError",
     "RunLockedError",
     "SpecError",
@@ -89,6 +90,10 @@ class CaptureError(KevolveError):
 
 class ConfigError(KevolveError):
     """``plugins.toml``, an option or a flag has an unknown key or a bad value."""
+
+
+class KnowledgeError(KevolveError):
+    """A knowledge page or skill is not usable: front matter missing or malformed, no source, unknown id."""
 
 
 class UnknownNameError(KevolveError):

@@ -21,8 +21,8 @@ from kevolve_core.space import Point, Space
 
 __all__ = [
     "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
-    "EvaluationRequest", "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner",
-    "SelectionPolicy", "Work",
+    "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Profiler", "Proposal",
+    "Renderer", "Runner", "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
@@ -48,6 +48,8 @@ class Manifest:
         description: one line.
         modules: Python modules of its languages that a candidate's entry may import (``acme_dsl``), beside
             torch and those that every candidate may.
+        confidential: nothing that derives from this backend (its pages, diagnostics, counters, sources,
+            skills) may reach a reader who is not allowed to see it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Manifest:
     worker_environment: Mapping[str, str] = field(factory=dict, converter=freeze, hash=False)
     description: str = ""
     modules: tuple[str, ...] = ()
+    confidential: bool = False
 
 
 @frozen
@@ -273,6 +276,9 @@ class Proposal:
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.
         knowledge: retrieved documents.
+        told: how many proposals of the run had been told when this one was asked for: what a `Learner` may
+            use without its choice depending on timing.
+        lane: ``warm`` (knowledge and experience may be used), ``cold`` (they may not) or "" (no lanes).
     """
 
     spec: KernelSpec
@@ -284,6 +290,8 @@ class Proposal:
     evaluations: Mapping[str, Evaluation] = field(factory=dict, converter=freeze, hash=False)
     attempt: int = 0
     knowledge: tuple[str, ...] = ()
+    told: int = 0
+    lane: str = ""
 
 
 @runtime_checkable
@@ -294,6 +302,30 @@ class CodeGenerator(Protocol):
 
     async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
         """Up to ``n`` candidates; an empty sequence when it has nothing more to propose."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A generator that learns from evaluations: it has this method beside `CodeGenerator`'s."""
+
+    def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None:
+        """The evaluation of proposal ``sequence``; in order of sequence, from the store's rows on resuming.
+        Calls of `propose` may use proposals under `Proposal.told` and no later ones."""
+        ...
+
+
+@runtime_checkable
+class Journaled(Protocol):
+    """A generator that pays for what it proposes and keeps a journal of it with the run."""
+
+    def open(self, run: Path, *, tokens: int | None = None, money: float | None = None) -> None:
+        """Called once in a sitting, before `propose`. ``run`` is the run's folder, locked for this process;
+        ``tokens`` and ``money`` are hard caps over all sittings, None for no cap."""
+        ...
+
+    async def close(self) -> None:
+        """Called once at the end of a sitting, in its event loop: give back connections."""
         ...
 
 

@@ -75,6 +75,7 @@ class Proposer:
             parents=tuple(candidate for candidate, _ in known.values()),
             evaluations={parent: done for parent, (_, done) in known.items()},
             attempt=attempt,
+            told=max(0, sequence + 1 - self._session.settings.window),
         )
 
     def _parent(self, candidate_id: str) -> tuple[Candidate, Evaluation]:

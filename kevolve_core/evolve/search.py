@@ -18,6 +18,7 @@ from kevolve_core.evolve.headroom import at_floor
 from kevolve_core.evolve.proposing import Draft, Proposer
 from kevolve_core.evolve.session import Metered, Session, Usage
 from kevolve_core.evolve.slot import Slot
+from kevolve_core.interfaces import Learner
 from kevolve_core.model import Candidate, Evaluation
 from kevolve_core.store import ProposalRow, StepRow
 from kevolve_core.store.faults import damaged
@@ -134,6 +135,8 @@ class Search:
             self._since_best += 1
             if slot.candidate is not None and slot.evaluation is not None:
                 self._session.policy.tell(slot.sequence, slot.candidate, slot.evaluation)
+                if isinstance(self._session.generator, Learner):
+                    self._session.generator.tell(slot.sequence, slot.candidate, slot.evaluation)
                 self._weigh(slot.evaluation)
             del self._slots[self._told]
             self._told += 1
