@@ -41,9 +41,13 @@ class Manifest:
             probe may only narrow them and calling an undeclared one raises `UndeclaredCapabilityError`.
         evidence: the class of its times (``measured``, ``simulated``, …).
         options_schema: JSON Schema of its options in ``plugins.toml``.
-        needs: what compile and run need beyond the sandbox, by phase (``{"run": {"network": true}}``).
+        needs: what compile and run need beyond the sandbox, by phase
+            (``{"run": {"network": ["licence.example.com:27000"]}}``); ``plugins.toml`` has to grant it. Keys
+            are those of `kevolve_core.registry.needs`.
         worker_environment: environment variables its worker processes start with, the same for every side.
         description: one line.
+        modules: Python modules of its languages that a candidate's entry may import (``acme_dsl``), beside
+            torch and those that every candidate may.
         confidential: nothing that derives from this backend (its pages, diagnostics, counters, sources,
             skills) may reach a reader who is not allowed to see it.
     """
@@ -57,17 +61,20 @@ class Manifest:
     needs: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     worker_environment: Mapping[str, str] = field(factory=dict, converter=freeze, hash=False)
     description: str = ""
+    modules: tuple[str, ...] = ()
     confidential: bool = False
 
 
 @frozen
 class BackendRef:
-    """How a worker process finds a backend again: the plugin object ``module:attribute`` and the options
-    granted."""
+    """How a worker process finds a backend again: the plugin object ``module:attribute``, the options
+    granted, and what of the sandbox is lifted for a worker that runs its candidates (the grants of
+    `kevolve_core.registry.needs`)."""
 
     plugin: str
     backend: str
     options: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+    grants: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
 
 
 @frozen
