@@ -9,9 +9,9 @@ A candidate's entry file declares them as two literals, which are read without r
 
 Each tunable is assigned once, as a literal: at the top of the entry file (``BLOCK = 128``), or in a native
 file beside it (``#define BLOCK 128`` or ``constexpr int BLOCK = 128;``). A tuned candidate is the same source
-with other literals there, so it needs nothing of Kevolve when it runs. A constraint is a Python expression over
-tunables, literals, arithmetic, comparisons, ``and``, ``or``, ``not``, ``min``, ``max`` and ``abs``; points that
-break one are never tried.
+with other literals there, so it needs nothing of Kevolve when it runs. A constraint is a Python expression
+over tunables, literals, arithmetic, comparisons, ``and``, ``or``, ``not``, ``min``, ``max`` and ``abs``;
+points that break one are never tried.
 """
 
 from __future__ import annotations
@@ -171,7 +171,8 @@ def _span(text: str, node: ast.expr) -> tuple[int, int]:
     starts = [0]
     for line in text.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    assert node.end_lineno is not None and node.end_col_offset is not None  # set by ast.parse
+    assert node.end_lineno is not None  # `ast.parse` sets both
+    assert node.end_col_offset is not None
     return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
 
 

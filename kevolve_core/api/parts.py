@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from kevolve_core.errors import PluginError, SpecError, UnknownNameError, WorkerError, suggest
+from kevolve_core.errors import ConfigError, PluginError, SpecError, UnknownNameError, WorkerError, suggest
+from kevolve_core.evolve import MixedGenerator
 from kevolve_core.evolve.policies import POLICIES, make_policy
 from kevolve_core.interfaces import Backend, CodeGenerator, EvaluationRequest, Executor, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
@@ -156,10 +157,20 @@ def _only_ready(registry: Registry) -> str:
 
 
 def generator_of(given: str | CodeGenerator, where: Place, spec: KernelSpec) -> CodeGenerator:
-    """The generator: the caller's own, ``synth``, or one that a plugin added (its factory takes ``backend``,
-    ``device`` and ``spec`` by keyword)."""
+    """The generator: the caller's own, ``synth``, one that a plugin added (its factory takes ``backend``,
+    ``device`` and ``spec`` by keyword), or several of them joined by ``+``. Any but ``synth`` alone gets a
+    tuner for the tunables that its candidates declare."""
     if not isinstance(given, str):
         return given
+    if given == _SYNTH:
+        return _generator(given, where, spec)
+    names = [name.strip() for name in given.split("+")]
+    if len(set(names)) < len(names):
+        raise ConfigError("a mix names a generator twice", got=given, mend="name each once")
+    return MixedGenerator({name: _generator(name, where, spec) for name in names})
+
+
+def _generator(given: str, where: Place, spec: KernelSpec) -> CodeGenerator:
     if given == _SYNTH and _SYNTH not in where.registry.names("generator"):
         from kevolve_core.synth import SynthGenerator
 

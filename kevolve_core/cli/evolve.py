@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from kevolve_core.api import Result, evolve_async, resume_async
+from kevolve_core.api.memory import MODES
 from kevolve_core.api.parts import as_spec, place
 from kevolve_core.cli.fail import INTERRUPTED
 from kevolve_core.cli.interrupt import Interrupt, interruptible
@@ -54,6 +55,14 @@ _JSON = click.option(
 @click.option(
     "--allow-degenerate", is_flag=True, help="Search a spec that accepts trivial answers, and mark it."
 )
+@click.option(
+    "--memory",
+    type=click.Choice(MODES),
+    default="split",
+    show_default=True,
+    help="Whether proposals may use knowledge and what was learned on similar problems; split: some may.",
+)
+@click.option("--controls", is_flag=True, help="Then spend the same budget without search, and compare.")
 @device_option
 @plugins_option
 @_JSON
@@ -68,6 +77,8 @@ def evolve(
     executor: str,
     seed_kernels: tuple[str, ...],
     allow_degenerate: bool,
+    memory: str,
+    controls: bool,
     device: str | None,
     plugins_file: Path | None,
     as_json: bool,
@@ -97,6 +108,8 @@ def evolve(
             executor=executor,
             out=folder,
             allow_degenerate=allow_degenerate,
+            memory=memory,
+            controls=controls,
             on_event=on_event,
             stop=stop,
         ),

@@ -19,10 +19,10 @@ __all__ = ["MixedGenerator"]
 
 
 class MixedGenerator:
-    """Answers for the generator that `Proposal.part` names, so that structure comes from whoever knows it and
-    numbers from the tuner: its part sets the tunables that a parent declares (`kevolve_core.tunables`), by the
-    policy's preference. Where a parent declares none, and for drafts, the generator that the parent came from
-    answers in the tuner's place, else the first.
+    """Answers for the generator that `Proposal.part` names, so that structure comes from whoever knows it
+    and numbers from the tuner: its part sets the tunables that a parent declares (`kevolve_core.tunables`),
+    by the policy's preference. Where a parent declares none, and for drafts, the generator that the parent
+    came from answers in the tuner's place, else the first.
 
     Args:
         generators: by name, in a fixed order.

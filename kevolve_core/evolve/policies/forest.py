@@ -83,8 +83,7 @@ def require() -> None:
 def _grown(table: Any, target: Any, weight: Any, seed: int) -> Any:
     from sklearn.tree import DecisionTreeRegressor
 
-    # A third of the columns a split is Breiman's choice for regression; leaves of two smooth single noisy
-    # measurements.
-    tree = DecisionTreeRegressor(max_features=1 / 3, min_samples_leaf=2, random_state=seed)
+    # Breiman's choices: a third of the columns a split (for regression), single rows as leaves (for classes).
+    tree = DecisionTreeRegressor(max_features=1 / 3, min_samples_leaf=1, random_state=seed)
     tree.fit(table, target, sample_weight=weight, check_input=False)
     return tree.tree_
