@@ -29,15 +29,15 @@ _SPELLINGS = {"c++": "cpp", "cxx": "cpp", "cuda c++": "cuda", "cute dsl": "cute"
 _FILLER = frozenset({
     "a", "accelerator", "accelerators", "achieve", "an", "and", "as", "at", "best", "build", "by", "can",
     "chip", "code", "compute", "computes", "computing", "could", "create", "device", "devices", "dtype",
-    "efficient", "element", "elements", "evolve", "fast", "fastest", "find", "for", "from", "fused",
-    "function", "generate", "get", "gimme", "give", "good", "hardware", "high", "i", "implement",
-    "implementation", "in", "input", "inputs", "is", "it", "kernel", "kernels", "language", "make",
-    "matrices", "matrix", "me", "my", "need", "new", "of", "on", "one", "op", "operation", "operator",
-    "optimal", "optimise", "optimised", "optimize", "optimized", "our", "over", "performance", "please",
-    "possible", "precision", "produce", "program", "quick", "run", "running", "runs", "shape", "shaped",
-    "shapes", "size", "sized", "sizes", "some", "target", "targeting", "tensor", "tensors", "that", "the",
-    "this", "to", "tune", "tuned", "two", "us", "using", "values", "vectors", "want", "we", "which", "with", "would",
-    "like", "write", "written", "you",
+    "efficient", "element", "elements", "evolve", "fast", "fastest", "find", "for", "from", "function",
+    "fused", "generate", "get", "gimme", "give", "good", "hardware", "high", "i", "implement",
+    "implementation", "in", "input", "inputs", "is", "it", "kernel", "kernels", "language", "like",
+    "make", "matrices", "matrix", "me", "my", "need", "new", "of", "on", "one", "op", "operation",
+    "operator", "optimal", "optimise", "optimised", "optimize", "optimized", "our", "over", "performance",
+    "please", "possible", "precision", "produce", "program", "quick", "run", "running", "runs", "shape",
+    "shaped", "shapes", "size", "sized", "sizes", "some", "target", "targeting", "tensor", "tensors",
+    "that", "the", "this", "to", "tune", "tuned", "two", "us", "using", "values", "vectors", "want", "we",
+    "which", "with", "would", "write", "written", "you",
 })  # fmt: skip
 
 
