@@ -81,6 +81,7 @@ async def evolve_async(
     policy: str | SelectionPolicy = "evolutionary",
     policy_options: Mapping[str, Any] | None = None,
     generator: str | CodeGenerator = "synth",
+    generator_options: Mapping[str, Mapping[str, Any]] | None = None,
     executor: str | Executor = "local",
     seed_kernels: Sequence[Candidate | str | Path] = (),
     device: str | None = None,
@@ -105,6 +106,8 @@ async def evolve_async(
         seed: of every random choice of the search.
         policy: a name, or a fresh policy of the caller's own.
         generator: a name, several joined by ``+`` (``synth+llm``), or the caller's own generator.
+        generator_options: options by generator's name, JSON values; they are stored with the run. Those of
+            ``llm`` are `kevolve_core.llm.LlmSettings` through `kevolve_core.serial.to_plain`.
         executor: a name, or the caller's own executor, which stays open.
         seed_kernels: files, folders or candidates: the user's kernels, which are parents and baselines.
         device: a device's id; None takes the backend's first.
@@ -135,7 +138,7 @@ async def evolve_async(
     secret = secrets.randbits(48)  # of input data: the same in every sitting, unknown to candidates
     wanted, where, chosen_policy, chosen_generator, opened = await asyncio.to_thread(
         _prepare, spec, example_inputs, seed_kernels, backend, registry, device, seed, secret,
-        (policy, policy_options), generator, executor, note,
+        (policy, policy_options), (generator, generator_options), executor, note,
     )  # fmt: skip
     memories = await asyncio.to_thread(memory_of, memory, where, wanted, chosen_generator)
     settings = {
@@ -145,6 +148,7 @@ async def evolve_async(
         "backend": where.backend_name,
         "device": where.device.id,
         "generator": chosen_generator.name,
+        "generator_options": {name: dict(each) for name, each in (generator_options or {}).items()},
         "policy": chosen_policy.name,
         "policy_options": dict(policy_options or {}),
         "executor": executor if isinstance(executor, str) else "",
@@ -179,7 +183,7 @@ def _prepare(
     seed: int,
     secret: int,
     policy: tuple[str | SelectionPolicy, Mapping[str, Any] | None],
-    generator: str | CodeGenerator,
+    generator: tuple[str | CodeGenerator, Mapping[str, Mapping[str, Any]] | None],
     executor: str | Executor,
     note: Callable[[str], None],
 ) -> tuple[KernelSpec, Place, SelectionPolicy, CodeGenerator, HookedExecutor]:
@@ -191,7 +195,7 @@ def _prepare(
         if isinstance(compiler, Checked):
             compiler.check()
     chosen_policy = policy_of(*policy, where.registry)
-    chosen_generator = generator_of(generator, where, wanted)
+    chosen_generator = generator_of(generator[0], where, wanted, generator[1])
     opened = open_executor(executor, where, wanted, seed=seed, secret=secret, on_note=note)
     return wanted, where, chosen_policy, chosen_generator, opened
 
@@ -225,7 +229,9 @@ async def resume_async(
         spec = store.spec
         where = place(None, settings["backend"], registry=registry, device=settings["device"])
         chosen = policy or policy_of(settings["policy"], settings["policy_options"], where.registry)
-        maker = generator or generator_of(settings["generator"], where, spec)
+        maker = generator or generator_of(
+            settings["generator"], where, spec, settings.get("generator_options")
+        )
         if not (name := executor or settings["executor"]):
             raise ConfigError("this run was begun with the caller's own executor", mend="pass executor=…")
         opened = open_executor(
@@ -270,7 +276,9 @@ async def _sit_with_controls(
             with control_store(run.store, run.settings, name, result.search.evaluations) as (store, begun):
                 control = attrs.evolve(run, store=store, memory=None, on_event=_ignored)
                 given = run.settings["generator"]
-                maker = generator_of(given, run.where, store.spec) if run.settings["named"] else run.generator
+                options = run.settings.get("generator_options")
+                named = run.settings["named"]
+                maker = generator_of(given, run.where, store.spec, options) if named else run.generator
                 policy = policy_of(name, None, run.where.registry)
                 control = attrs.evolve(control, generator=maker, policy=policy, settings=store.settings)
                 limit = Budget(**store.settings["budget"])
@@ -295,7 +303,7 @@ async def _sit(run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget
         "stop": run.stop,
     }
     try:
-        async with _journal(run, budget or search.budget):
+        async with _journal(run, budget or _stored_budget(run.store) or search.budget):
             if fresh:
                 found = await run_search(run.store, **common)
             else:
@@ -310,6 +318,12 @@ async def _sit(run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget
     except StoreError as second:  # one full disk, one message: that of what ended the run
         found.error.add_note(second.what)
     raise _kept(found.error, run.store.path)
+
+
+def _stored_budget(store: RunStore) -> Budget | None:
+    """That of the latest sitting; None before the first."""
+    search = store.info().search
+    return None if search is None else Budget(**search["settings"]["budget"])
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kevolve_core.api.parts import Place
 from kevolve_core.errors import ConfigError, suggest
-from kevolve_core.evolve import Memory
+from kevolve_core.evolve import Memory, MixedGenerator
 from kevolve_core.interfaces import CodeGenerator, Learner
 from kevolve_core.kernelspec import KernelSpec
 
@@ -29,12 +29,14 @@ def memory_of(mode: str, where: Place, spec: KernelSpec, generator: CodeGenerato
         )
     if mode == "off":
         return Memory("off")
-    from kevolve_core.knowledge import base_for  # pages are read only by runs that may use them
+    from kevolve_core.knowledge import base_for, user_folders  # pages are read only by runs that may use them
     from kevolve_core.knowledge.experience import Memory as Experience
 
-    base = base_for(where.registry, [where.backend_name])
+    folders = [folder for folder in user_folders() if folder.is_dir()]
+    base = base_for(where.registry, [where.backend_name], folders)
     found = Experience.of(base).warm(spec, where.device, k=_GENOMES)
-    if not found and not isinstance(generator, Learner):
+    learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
+    if not found and not learns:
         return None
     return _memory(mode, tuple(dict(warm.genome) for warm in found))
 

@@ -38,6 +38,11 @@ class MixedGenerator:
         """Names of the generators, and the tuner."""
         return (*self._generators, GENERATOR)
 
+    @property
+    def learns(self) -> bool:
+        """Whether any of them learns, or writes from knowledge."""
+        return any(isinstance(part, Learner) for part in self._generators.values())
+
     async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
         """What the named part proposes. A candidate that declares tunables gets its point as genome."""
         if context.part == GENERATOR and context.operator != "draft":
