@@ -17,6 +17,7 @@ __all__ = [
     "KevolveError",
     "KnowledgeError",
     "PluginError",
+    "RequestError",
     "RunLockedError",
     "SpecError",
     "StoreError",
@@ -94,6 +95,10 @@ class ConfigError(KevolveError):
 
 class KnowledgeError(KevolveError):
     """A knowledge page or skill is not usable: front matter missing or malformed, no source, unknown id."""
+
+
+class RequestError(KevolveError):
+    """A plain request leaves something open or says what is not understood; ``what`` is the one question."""
 
 
 class UnknownNameError(KevolveError):

@@ -17,12 +17,12 @@ from attrs import field, frozen
 from kevolve_core.ir import Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile, Target, freeze
-from kevolve_core.space import Point, Space
+from kevolve_core.space import Point, Preference, Space
 
 __all__ = [
     "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
-    "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Profiler", "Proposal",
-    "Renderer", "Runner", "SelectionPolicy", "Work",
+    "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Preferring", "Profiler",
+    "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
@@ -271,7 +271,8 @@ class Proposal:
         device: for what.
         sequence: number of this proposal in the run; random choices come from ``(seed, sequence)`` alone.
         seed: the run's seed.
-        operator: what the policy asks for: ``draft``, ``mutate`` or ``crossover``.
+        operator: what the policy asks for: ``draft``, ``mutate``, ``crossover``, or ``sample`` (a uniform draw,
+            for controls). A generator treats one that it does not know as ``draft``.
         parents: candidates to start from, best first.
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.
@@ -279,6 +280,11 @@ class Proposal:
         told: how many proposals of the run had been told when this one was asked for: what a `Learner` may
             use without its choice depending on timing.
         lane: ``warm`` (knowledge and experience may be used), ``cold`` (they may not) or "" (no lanes).
+        preference: what the policy thinks of genomes. A generator to whom candidates cost nothing before they
+            are rendered draws a pool of genomes, and renders the most preferred (`space.preferred`, with
+            ``attempt`` to skip); others ignore it.
+        experience: genomes that did well on similar problems, to start a draft of the warm lane from.
+        part: which generator of a mix is to answer, "" where the run has one.
     """
 
     spec: KernelSpec
@@ -292,6 +298,9 @@ class Proposal:
     knowledge: tuple[str, ...] = ()
     told: int = 0
     lane: str = ""
+    preference: Preference | None = field(default=None, eq=False)
+    experience: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    part: str = ""
 
 
 @runtime_checkable
@@ -344,6 +353,17 @@ class SelectionPolicy(Protocol):
         ...
 
     def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None: ...
+
+
+@runtime_checkable
+class Preferring(Protocol):
+    """A selection policy that also says which genomes it would like to see has this method beside
+    `SelectionPolicy`'s."""
+
+    def preference(self, sequence: int, seed: int) -> Preference | None:
+        """For proposal ``sequence``, from the state of now; what is returned does not change with later
+        tells. None while it knows nothing."""
+        ...
 
 
 @frozen

@@ -31,7 +31,7 @@ from kevolve_core.registry import load_backend
 from kevolve_core.serial import from_plain
 from kevolve_core.spec.runtime import load_reference
 
-__all__ = ["ContenderRole"]
+__all__ = ["ContenderRole", "library_calls"]
 
 #: ATen operators that compute and move nothing: what a candidate may call without it being reported.
 _SILENT = frozenset(
@@ -212,11 +212,16 @@ class ContenderRole:
         """Library operators that one call on the prepared inputs enters, outermost only, as PyTorch's own
         profiler sees them: it is below everything that Python can do."""
         assert self._program is not None
-        with torch.no_grad(), profiler.profile() as seen:
-            self._program(*self._inputs)
-        outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
-        calls = dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT)
-        return {"library_calls": list(calls)}, []
+        return {"library_calls": list(library_calls(self._program, self._inputs))}, []
+
+
+def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[str, ...]:
+    """Operators of PyTorch's library (``aten::mm``) that one call enters, outermost only, in order; those that
+    only allocate or view are left out."""
+    with torch.no_grad(), profiler.profile() as seen:
+        program(*inputs)
+    outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
+    return tuple(dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT))
 
 
 def _storages(tree: Any) -> set[int]:

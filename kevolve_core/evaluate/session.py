@@ -29,6 +29,9 @@ __all__ = ["CasePlan", "Contender", "Inputs", "Session"]
 
 # The oracle's and the baselines': a float64 reference or a first torch.compile may take minutes.
 _TRUSTED = Limits(seconds=900.0)
+# Not the backend's: an allocator that never gives memory back, which steadies times, grows to many times what
+# float64 temporaries need. Huge pages (read by PyTorch's CPU allocator) make the fresh memory cheap.
+_ORACLE_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 _USER_ERRORS = {"SpecError", "CaptureError"}
 
 
@@ -160,7 +163,8 @@ class Session:
                     "threads": self._threads,
                 }
                 self._kept.clear()
-                self._oracle = self._spawn("oracle", "kevolve_core.evaluate.oracle:OracleRole", config)
+                role = "kevolve_core.evaluate.oracle:OracleRole"
+                self._oracle = self._spawn("oracle", role, config, environment=_ORACLE_ENVIRONMENT)
             return self._oracle
 
     def ask(self, op: str, arguments: Mapping[str, Any], fds: tuple[int, ...] = ()) -> Reply:
@@ -356,9 +360,8 @@ class Session:
         }
         role = "kevolve_core.evaluate.contender:ContenderRole"
         boundary = None if trusted else self._lifted.boundary(self._workdir / name)
-        return self._spawn(
-            name, role, config, trusted=trusted, boundary=boundary, extra=self._lifted.environment()
-        )
+        environment = {**self._lifted.environment(), **self.backend.manifest.worker_environment}
+        return self._spawn(name, role, config, trusted=trusted, boundary=boundary, environment=environment)
 
     def _spawn(
         self,
@@ -368,12 +371,11 @@ class Session:
         *,
         trusted: bool = True,
         boundary: Mapping[str, Any] | None = None,
-        extra: Mapping[str, str] | None = None,
+        environment: Mapping[str, str],
     ) -> WorkerProcess:
         self._spawned = [worker for worker in self._spawned if worker.alive]
         environment = {
-            **(extra or {}),
-            **self.backend.manifest.worker_environment,
+            **environment,
             "OMP_NUM_THREADS": str(self._threads),
             "XDG_CACHE_HOME": str(cache_root().parent),
         }
