@@ -123,14 +123,20 @@ class Runner(Protocol):
         ...
 
     def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
-        """Import the candidate's entry, with its native files bound to the artifact's; returns the entry
-        module.
+        """Make the candidate callable: import its Python entry with its native files bound to the artifact's,
+        or, for a language whose entry is no Python, open what the compiler built.
+
+        Returns the entry module, or any object that has the candidate's symbol as an attribute: a function
+        called with what `upload` returned and scalars, returning new device buffers in the reference's
+        structure; or an ``nn.Module`` class. An object (or class, constructed as the reference's is) that is no
+        ``nn.Module`` and has ``load_state_dict`` is given the reference's weights as device buffers by name.
         Raises whatever the candidate's import raises."""
         ...
 
     def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
-        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address. A
-        ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
+        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address: a tensor
+        where PyTorch knows the device, else an object of one type of the runner's own. Raises UnsupportedError
+        for an element type that the device lacks. A ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
         faults.
         """
         ...
@@ -152,7 +158,7 @@ class Runner(Protocol):
         ...
 
     def elapsed(self, start: Any, end: Any) -> float:
-        """Seconds between two marks; after `synchronize`."""
+        """Seconds of the device's clock between two marks; after `synchronize`."""
         ...
 
     def flush_cache(self) -> None:
