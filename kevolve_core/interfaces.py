@@ -20,13 +20,24 @@ from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile,
 from kevolve_core.space import Point, Preference, Space
 
 __all__ = [
-    "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
+    "API_VERSION", "Backend", "Baseline", "BackendRef", "CAPABILITIES", "Checked", "CodeGenerator",
+    "Compiler",
     "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Preferring", "Profiler",
     "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
 API_VERSION = (1, 0)
+
+#: Capability of a backend -> what declaring it promises.
+CAPABILITIES: Mapping[str, str] = {
+    "compile": "`Backend.compiler` builds candidates of the manifest's languages, without the device",
+    "run": "`Backend.runner` runs what was built on the device, or on what stands for it",
+    "time": "the runner's `timestamp` and `elapsed` are times of the class of evidence that the manifest states",
+    "profile": "`Backend.profiler` knows a floor and explains a time",
+    "counters": "the runner's `counters` count what the device did",
+    "synth": "`Backend.renderers` print the loop IR, and `Backend.schedule_space` has their tunables",
+}
 
 
 @frozen
@@ -37,7 +48,7 @@ class Manifest:
         name: the backend's name (``cpu``), unique among plugins.
         api_version: (major, minor) of `API_VERSION` it was built for.
         languages: candidate languages it compiles.
-        capabilities: from ``compile``, ``run``, ``time``, ``profile``, ``synth``, ``counters``; a device's
+        capabilities: from `CAPABILITIES`; a device's
             probe may only narrow them and calling an undeclared one raises `UndeclaredCapabilityError`.
         evidence: the class of its times (``measured``, ``simulated``, …).
         options_schema: JSON Schema of its options in ``plugins.toml``.

@@ -1,5 +1,5 @@
-"""Installed plugins of every kind of fault, seen through the command line: each is told apart, and none stands in
-the way of another command."""
+"""Installed plugins of every kind of fault, seen through the command line: each is told apart, and none
+stands in the way of another command."""
 
 from __future__ import annotations
 
