@@ -65,7 +65,9 @@ def run(kernel: dict[str, Any], memory: dict[str, Any]) -> dict[str, float]:
                     registers[args[0]] = np.arange(extents[args[1]]).reshape(shape)
                 case "red":
                     value, axes = registers[args[2]], tuple(args[3])
-                    shape = [n if axis in axes else m for axis, (n, m) in enumerate(zip(extents, value.shape))]
+                    shape = [
+                        n if axis in axes else m for axis, (n, m) in enumerate(zip(extents, value.shape))
+                    ]
                     whole = np.broadcast_to(value, shape).astype(args[4])
                     registers[args[0]] = COMBINERS[args[1]](whole, axis=axes, keepdims=True).astype(args[5])
                     work += whole.size

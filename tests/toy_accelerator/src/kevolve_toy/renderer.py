@@ -69,9 +69,7 @@ class ToyRenderer:
                     raise UnsupportedError(reason, where=f"{spec.name}, step {step.name}")
                 assert isinstance(step, LoopNest)
                 lines += _Kernel(step, p.buffers).text(choices.get(step.name, {}))
-            lines += [
-                f".output {o.buffer} {o.offset} {_list(o.shape)} {_list(o.strides)}" for o in p.outputs
-            ]
+            lines += [f".output {o.buffer} {o.offset} {_list(o.shape)} {_list(o.strides)}" for o in p.outputs]
             lines.append(f".return {p.structure!r}")
         symbol = "" if module else spec.reference.symbol
         return Candidate({"kernel.toy": "\n".join(lines) + "\n"}, "kernel.toy", self.language, symbol)
@@ -98,7 +96,9 @@ class _Kernel:
                 self._named[s.name] = value
             elif isinstance(s, Reduce):
                 axes = _list([self._axes.index(axis) for axis in s.axes])
-                self._named[s.name] = self._set(f"red {{}} {s.combiner} {value} {axes} {s.accumulate} {s.dtype}")
+                self._named[s.name] = self._set(
+                    f"red {{}} {s.combiner} {value} {axes} {s.accumulate} {s.dtype}"
+                )
             elif isinstance(s, Store):
                 self._lines.append(f"    st {s.buffer} {self._address(s)} {value}")
         head = f".kernel {self._nest.name} {extents} {point.get('tile', 64)} {point.get('buffers', 1)}"

@@ -36,7 +36,9 @@ class ToyRunner:
 
     def __init__(self) -> None:
         self._queue: list[Callable[[], None]] = []
-        self._totals: dict[str, float] = dict.fromkeys(("bytes_read", "bytes_written", "launches", "cycles"), 0.0)
+        self._totals: dict[str, float] = dict.fromkeys(
+            ("bytes_read", "bytes_written", "launches", "cycles"), 0.0
+        )
         self._free: dict[int, list[Any]] = defaultdict(list)  # memory that was given back, by size
 
     def open(self, workdir: Path) -> None:
@@ -47,7 +49,9 @@ class ToyRunner:
         program = json.loads(Path(next(iter(artifact.binaries.values()))).read_text())
         return SimpleNamespace(**{program["entry"]: ToyProgram(self, program)})
 
-    def allocate(self, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> ToyBuffer:
+    def allocate(
+        self, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...] | None = None
+    ) -> ToyBuffer:
         strides = torch.empty(shape, device="meta").stride() if strides is None else strides
         extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if math.prod(shape) else 0
         nbytes = extent * DTYPES[dtype]
