@@ -25,8 +25,10 @@ _COMMANDS = {
     "compare": "kevolve_core.cli.runs:compare",
     "spec": "kevolve_core.cli.spec:spec",
     "kb": "kevolve_core.cli.kb:kb",
+    "plugin": "kevolve_core.cli.plugin:plugin",
     "plugins": "kevolve_core.cli.plugins:plugins",
     "doctor": "kevolve_core.cli.plugins:doctor",
+    "conformance": "kevolve_core.cli.conformance:conformance",
 }
 
 _SHORT = {
@@ -38,8 +40,10 @@ _SHORT = {
     "compare": "Put two runs side by side.",
     "spec": "Write and check kernel specifications.",
     "kb": "Search and extend the knowledge base.",
+    "plugin": "Write a plugin of your own.",
     "plugins": "See which plugins are installed and ready.",
     "doctor": "Check this installation.",
+    "conformance": "Check that a backend keeps the plugin contract.",
 }
 
 
