@@ -39,7 +39,8 @@ def resolve_request(
     *,
     backend: str | None = None,
     device: str | None = None,
-    folders: Sequence[Path] = (),
+    base: KnowledgeBase | None = None,
+    backends: Sequence[str] | None = None,
 ) -> Asked:
     """The specification and the place that ``text`` asks for. Nothing is guessed.
 
@@ -47,20 +48,21 @@ def resolve_request(
         text: ``a Triton kernel for row-wise softmax on NAME``.
         registry: backends whose devices and languages count.
         backend, device: chosen by the caller beside the words; they must agree with them.
-        folders: more knowledge, which may name more targets.
+        base: knows names of targets; None opens the pages of all ready backends.
+        backends: those that count; None: all.
 
     Raises:
         RequestError: something is missing or not understood; ``what`` is the question.
         UnknownNameError: the target is known and no backend that is ready serves it, or the backend does not
             take the language.
     """
-    base, _ = ready_base(registry, folders)
-    names = registry.names("backend")
+    base = ready_base(registry)[0] if base is None else base
+    names = registry.names("backend") if backends is None else backends
     languages = {language for page in base for language in page.languages}
     languages |= {language for name in names for language in registry.manifest(name).languages}
     request = understand(text, base.targets, sorted(languages))
     if request.target:
-        backend, device = _place(request, registry, base, backend, device)
+        backend, device = _place(request, registry, names, base, backend, device)
     if request.language and backend is not None:
         taken = registry.manifest(backend).languages
         if request.language not in taken:
@@ -73,22 +75,23 @@ def resolve_request(
 
 
 def _place(
-    request: Request, registry: Registry, base: KnowledgeBase, backend: str | None, device: str | None
+    request: Request,
+    registry: Registry,
+    names: Sequence[str],
+    base: KnowledgeBase,
+    backend: str | None,
+    device: str | None,
 ) -> tuple[str, str]:
     """The backend and the device that serve the request's target."""
     serving = [
         (name, each)
-        for name in registry.names("backend")
+        for name in names
         if backend in (None, name)
         for each in registry.devices(name)
         if device in (None, each.id) and _serves(base, name, each, request.target)
     ]
     if not serving:
-        ready = [
-            f"{name} ({each.target.arch})"
-            for name in registry.names("backend")
-            for each in registry.devices(name)
-        ]
+        ready = [f"{name} ({each.target.arch})" for name in names for each in registry.devices(name)]
         raise UnknownNameError(
             f"no backend that is ready serves target '{request.target}'",
             got=request.words() + (f", --backend {backend}" if backend else ""),
