@@ -24,6 +24,7 @@ _COMMANDS = {
     "show": "kevolve_core.cli.runs:show",
     "compare": "kevolve_core.cli.runs:compare",
     "spec": "kevolve_core.cli.spec:spec",
+    "bench": "kevolve_core.cli.bench:bench",
     "plugins": "kevolve_core.cli.plugins:plugins",
     "doctor": "kevolve_core.cli.plugins:doctor",
 }
@@ -36,6 +37,7 @@ _SHORT = {
     "show": "Show a run or one of its candidates.",
     "compare": "Put two runs side by side.",
     "spec": "Write and check kernel specifications.",
+    "bench": "Run public benchmarks from your own checkout.",
     "plugins": "See which plugins are installed and ready.",
     "doctor": "Check this installation.",
 }

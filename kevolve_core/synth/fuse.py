@@ -300,9 +300,7 @@ class Fusion:
     ) -> bool:
         """Whether ``start`` depends on ``goal`` through a third group."""
         above = self._above(owner, members)
-        return any(
-            above[g] >> goal & 1 for g in self._needs(owner, members, start) if g not in {start, goal}
-        )
+        return any(above[g] >> goal & 1 for g in self._needs(owner, members, start) if g not in {start, goal})
 
     def _above(self, owner: Mapping[str, int], members: Mapping[int, Sequence[str]]) -> dict[int, int]:
         """For each group, the groups it depends on at any distance, as bits."""

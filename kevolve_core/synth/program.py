@@ -111,8 +111,9 @@ class _Assembler:
         load = v.at(axes)
         if not isinstance(load, Load) or load.mask is not None or load.dtype != v.dtype:
             return None
-        if any(affine(i) is None for i in load.index):
-            return None
+        forms = [affine(i) for i in load.index]
+        if any(f is None or any(step < 0 for step in f[1].values()) for f in forms):
+            return None  # PyTorch's views have no negative strides
         return load.buffer, load
 
     def _output_value(self, v: Value, k: int) -> tuple[str, Value]:

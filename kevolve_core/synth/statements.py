@@ -19,9 +19,7 @@ from kevolve_core.ir import (
     Statement,
     Store,
     Var,
-    axes_of,
     children,
-    vars_of,
     walk,
 )
 from kevolve_core.synth.index import delinearised, linear, rebuild
@@ -155,10 +153,8 @@ def tidied(body: Sequence[Statement]) -> list[Statement]:
         place: dict[str, Expr] = {}
         for s in kept:
             if isinstance(s, Let) and (uses[s.name] == 1 or _trivial(s.value)):
-                own = spans[s.name]
-                if _trivial(s.value) or all(
-                    _span(parts(t), spans) == own for t in readers[s.name] if isinstance(t, Store) or uses.get(t.name)
-                ):
+                live = [t for t in readers[s.name] if isinstance(t, Store) or uses.get(t.name)]
+                if _trivial(s.value) or all(_span(parts(t), spans) == spans[s.name] for t in live):
                     place[s.name] = s.value
         if not place and len(kept) == len(statements):
             return statements
@@ -203,9 +199,11 @@ def _has_load(e: Expr) -> bool:
 def _span(expressions: Sequence[Expr], spans: Mapping[str, frozenset[str]]) -> frozenset[str]:
     found: set[str] = set()
     for e in expressions:
-        found |= axes_of(e)
-        for v in vars_of(e):
-            found |= spans[v]
+        for n in walk(e):
+            if isinstance(n, Index):
+                found.add(n.axis)
+            elif isinstance(n, Var):
+                found |= spans[n.name]
     return frozenset(found)
 
 
