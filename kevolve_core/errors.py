@@ -15,7 +15,9 @@ __all__ = [
     "ConfigError",
     "DegenerateSpecError",
     "KevolveError",
+    "KnowledgeError",
     "PluginError",
+    "RequestError",
     "RunLockedError",
     "SpecError",
     "StoreError",
@@ -89,6 +91,14 @@ class CaptureError(KevolveError):
 
 class ConfigError(KevolveError):
     """``plugins.toml``, an option or a flag has an unknown key or a bad value."""
+
+
+class KnowledgeError(KevolveError):
+    """A knowledge page or skill is not usable: front matter missing or malformed, no source, unknown id."""
+
+
+class RequestError(KevolveError):
+    """A plain request leaves something open or says what is not understood; ``what`` is the one question."""
 
 
 class UnknownNameError(KevolveError):

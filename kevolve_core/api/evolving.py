@@ -33,7 +33,7 @@ from kevolve_core.evolve import Budget, Event, Preparing, RunResult, SearchSetti
 from kevolve_core.evolve import resume as resume_search
 from kevolve_core.evolve import run as run_search
 from kevolve_core.evolve.events import Emitter
-from kevolve_core.interfaces import Checked, CodeGenerator, Executor, SelectionPolicy
+from kevolve_core.interfaces import Checked, CodeGenerator, Executor, Journaled, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate
 from kevolve_core.registry import Registry
@@ -255,10 +255,11 @@ async def _sit(run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget
         "stop": run.stop,
     }
     try:
-        if fresh:
-            found = await run_search(run.store, **common)
-        else:
-            found = await resume_search(run.store, budget=budget, **common)
+        async with _journal(run, budget or search.budget):
+            if fresh:
+                found = await run_search(run.store, **common)
+            else:
+                found = await resume_search(run.store, budget=budget, **common)
     except asyncio.CancelledError:
         await asyncio.shield(_deliver(run, collect(run.store)))
         raise
@@ -269,6 +270,20 @@ async def _sit(run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget
     except StoreError as second:  # one full disk, one message: that of what ended the run
         found.error.add_note(second.what)
     raise _kept(found.error, run.store.path)
+
+
+@asynccontextmanager
+async def _journal(run: _Run, budget: Budget) -> AsyncIterator[None]:
+    """A generator that keeps a journal has it open for the sitting, and its connections end with it."""
+    generator = run.generator
+    if not isinstance(generator, Journaled):
+        yield
+        return
+    generator.open(run.store.path, tokens=budget.tokens, money=budget.money)
+    try:
+        yield
+    finally:
+        await asyncio.shield(generator.close())
 
 
 async def _deliver(run: _Run, found: RunResult) -> Result:

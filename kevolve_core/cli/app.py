@@ -24,8 +24,10 @@ _COMMANDS = {
     "show": "kevolve_core.cli.runs:show",
     "compare": "kevolve_core.cli.runs:compare",
     "spec": "kevolve_core.cli.spec:spec",
+    "plugin": "kevolve_core.cli.plugin:plugin",
     "plugins": "kevolve_core.cli.plugins:plugins",
     "doctor": "kevolve_core.cli.plugins:doctor",
+    "conformance": "kevolve_core.cli.conformance:conformance",
 }
 
 _SHORT = {
@@ -36,8 +38,10 @@ _SHORT = {
     "show": "Show a run or one of its candidates.",
     "compare": "Put two runs side by side.",
     "spec": "Write and check kernel specifications.",
+    "plugin": "Write a plugin of your own.",
     "plugins": "See which plugins are installed and ready.",
     "doctor": "Check this installation.",
+    "conformance": "Check that a backend keeps the plugin contract.",
 }
 
 

@@ -31,7 +31,7 @@ from kevolve_core.registry import load_backend
 from kevolve_core.serial import from_plain
 from kevolve_core.spec.runtime import load_reference
 
-__all__ = ["ContenderRole"]
+__all__ = ["ContenderRole", "library_calls"]
 
 #: ATen operators that compute and move nothing: what a candidate may call without it being reported.
 _SILENT = frozenset(
@@ -43,6 +43,7 @@ _SILENT = frozenset(
 )  # fmt: skip
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_SCALARS = (int, float, bool, str, type(None))
 
 
 class ContenderRole:
@@ -55,11 +56,19 @@ class ContenderRole:
         reference.
         threads: CPU threads for torch.
         workdir: scratch directory.
-        grants: sandbox exceptions (``network``, ``write``) the plugin was given.
+        grants: system calls that the plugin's grants open: ``network``, ``write``.
+        narrowed: what already narrows them, in words.
     """
 
     def __init__(
-        self, ref: Any, device: Any, spec: Any | None, threads: int, workdir: str, grants: Sequence[str] = ()
+        self,
+        ref: Any,
+        device: Any,
+        spec: Any | None,
+        threads: int,
+        workdir: str,
+        grants: Sequence[str] = (),
+        narrowed: str = "",
     ) -> None:
         torch.set_num_threads(threads)
         self._spec = None if spec is None else from_plain(KernelSpec, spec)
@@ -70,7 +79,8 @@ class ContenderRole:
         self._runner.open(Path(workdir))
         self._workdir = workdir
         if self._spec is None:
-            self._sandbox = sandbox.confine(network="network" in grants, write="write" in grants)
+            refused = sandbox.confine(network="network" in grants, write="write" in grants)
+            self._sandbox = "; ".join(part for part in (refused, narrowed) if part)
         else:
             sandbox.hide_memory()
             self._sandbox = "trusted"
@@ -188,7 +198,8 @@ class ContenderRole:
         subclasses = [
             type(v).__name__ for v in leaves if isinstance(v, torch.Tensor) and type(v) not in _PLAIN
         ]
-        host = [self._runner.download(v) if isinstance(v, torch.Tensor) else v for v in leaves]
+        # A leaf that is no plain value is a buffer: a tensor, or what only the runner can look into.
+        host = [v if isinstance(v, _SCALARS) else self._runner.download(v) for v in leaves]
         changed = [
             i
             for i, (now, then) in enumerate(zip(flatten(self._inputs)[0], self._original, strict=True))
@@ -201,11 +212,16 @@ class ContenderRole:
         """Library operators that one call on the prepared inputs enters, outermost only, as PyTorch's own
         profiler sees them: it is below everything that Python can do."""
         assert self._program is not None
-        with torch.no_grad(), profiler.profile() as seen:
-            self._program(*self._inputs)
-        outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
-        calls = dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT)
-        return {"library_calls": list(calls)}, []
+        return {"library_calls": list(library_calls(self._program, self._inputs))}, []
+
+
+def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[str, ...]:
+    """Operators of PyTorch's library (``aten::mm``) that one call enters, outermost only, in order; those that
+    only allocate or view are left out."""
+    with torch.no_grad(), profiler.profile() as seen:
+        program(*inputs)
+    outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
+    return tuple(dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT))
 
 
 def _storages(tree: Any) -> set[int]:

@@ -178,7 +178,7 @@ def measure(
                         _check_timed(session, case, contender, inputs, witness, cheap=rounds.cheap)
                     samples.checked += 1
     for contender in candidates:
-        _compare_clocks(samples, contender.name, [b.name for b in baselines])
+        _compare_clocks(samples, contender.name, [b.name for b in baselines], session.queue_seconds)
     return samples
 
 
@@ -202,10 +202,11 @@ def _inspect(contender: Contender, value: Mapping[str, Any], wall: float) -> Non
     inspect_process(contender, {})
 
 
-def _compare_clocks(samples: Samples, name: str, trusted: Sequence[str]) -> None:
+def _compare_clocks(samples: Samples, name: str, trusted: Sequence[str], queue: float) -> None:
     """The parent saw each request from outside. What it saw beyond the reported time is overhead that has
     nothing to do with the kernel: where even the smallest is larger than a trusted worker's in the same
-    rounds, the report is not to be believed."""
+    rounds, the report is not to be believed. Waiting in a queue, up to the seconds that were granted, is
+    overhead too."""
     seconds = sorted(samples.seconds[name])
     if not seconds:
         return
@@ -214,6 +215,7 @@ def _compare_clocks(samples: Samples, name: str, trusted: Sequence[str]) -> None
     if trusted and len(seconds) >= _TRUSTED_ROUNDS:
         usual = max(min(samples.wall[n]) for n in trusted)
         allowed = 2 * usual + _TRUSTED_SHARE * reported + _TRUSTED_SLACK
+    allowed += queue
     if gap > allowed:
         raise RejectedError(
             "rule_violation",

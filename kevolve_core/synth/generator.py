@@ -87,6 +87,25 @@ class SynthGenerator:
         """Library operators that the default program calls."""
         return _libraries(self.programs())
 
+    def default(self) -> Candidate:
+        """Everything fused that can be, on the default schedule: the first draft of every run."""
+        with self._lock:
+            return self._first(Partition(), "default")
+
+    def unfused(self) -> Candidate:
+        """A kernel an operator, on the default schedule: what fusing and searching is held against where a
+        target has no tensor library of its own."""
+        with self._lock:
+            partition = Partition()
+            while cut := frozenset(self._programs(partition)[0].edges) - partition.apart:
+                partition = evolve(partition, apart=partition.apart | cut)
+            return self._first(partition, "unfused")
+
+    def _first(self, partition: Partition, note: str) -> Candidate:
+        genome = self._with_steps(Genome(self._languages()[0], partition), {})
+        context = Proposal(self._spec, self._device, 0, 0, parents=())
+        return self._candidate(genome, context, note)
+
     async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
         """Up to ``n`` distinct candidates. The work runs in a thread; capture and lowering are cached."""
         return await asyncio.to_thread(self.propose_now, context, n)
