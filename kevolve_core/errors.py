@@ -19,6 +19,7 @@ __all__ = [
     "MalformedReplyError",
     "KnowledgeError",
     "PluginError",
+    "RequestError",
     "ProviderError",
     "RunLockedError",
     "SpecError",
@@ -98,6 +99,10 @@ class ConfigError(KevolveError):
 
 class KnowledgeError(KevolveError):
     """A knowledge page or skill is not usable: front matter missing or malformed, no source, unknown id."""
+
+
+class RequestError(KevolveError):
+    """A plain request leaves something open or says what is not understood; ``what`` is the one question."""
 
 
 class UnknownNameError(KevolveError):

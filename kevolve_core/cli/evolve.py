@@ -10,7 +10,10 @@ import click
 from rich.console import Console
 
 from kevolve_core.api import Result, evolve_async, resume_async
+from kevolve_core.api.asking import is_request
+from kevolve_core.api.memory import MODES
 from kevolve_core.api.parts import as_spec, place
+from kevolve_core.cli.ask import ask
 from kevolve_core.cli.fail import INTERRUPTED
 from kevolve_core.cli.interrupt import Interrupt, interruptible
 from kevolve_core.cli.models import cap_options, capped, generator_options, model_options, prepare_process
@@ -56,6 +59,14 @@ _JSON = click.option(
 @click.option(
     "--allow-degenerate", is_flag=True, help="Search a spec that accepts trivial answers, and mark it."
 )
+@click.option(
+    "--memory",
+    type=click.Choice(MODES),
+    default="split",
+    show_default=True,
+    help="Whether proposals may use knowledge and what was learned on similar problems; split: some may.",
+)
+@click.option("--controls", is_flag=True, help="Then spend the same budget without search, and compare.")
 @device_option
 @plugins_option
 @_JSON
@@ -77,11 +88,13 @@ def evolve(
     executor: str,
     seed_kernels: tuple[str, ...],
     allow_degenerate: bool,
+    memory: str,
+    controls: bool,
     device: str | None,
     plugins_file: Path | None,
     as_json: bool,
 ) -> int:
-    """Evolve a kernel for SPEC, a YAML or Python file.
+    """Evolve a kernel for SPEC, a YAML or Python file, or plain words in quotes: "row-wise softmax in NAME".
 
     Ctrl-C ends the search and keeps the best so far.
     """
@@ -90,7 +103,10 @@ def evolve(
     if options:
         prepare_process()
     registry = registry_of(plugins_file)
-    loaded = as_spec(spec, seed_kernels=seed_kernels)
+    asked = ask(spec, registry, backend, device) if is_request(spec) else None
+    if asked is not None:
+        backend, device = asked.backend or backend, asked.device or device
+    loaded = as_spec(spec if asked is None else asked.spec, seed_kernels=seed_kernels)
     where = place(loaded, backend, registry=registry, device=device)
     title = f"{loaded.name} on {_device(where.device)}, {generator}, {policy}, seed {seed}"
     state = State(title=title, evidence=where.backend.manifest.evidence, budget=limits)
@@ -110,6 +126,8 @@ def evolve(
             executor=executor,
             out=folder,
             allow_degenerate=allow_degenerate,
+            memory=memory,
+            controls=controls,
             on_event=on_event,
             stop=stop,
         ),

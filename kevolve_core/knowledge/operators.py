@@ -30,7 +30,8 @@ _SAME = {
     "conv_transpose2d": "conv_transpose", "conv_transpose3d": "conv_transpose", "digitize": "bucketize",
     "cumulative_sum": "cumsum", "prefix_sum": "cumsum", "prefix_scan": "cumsum", "top_k": "topk",
     "si_lu": "silu",
-    "re_lu": "relu", "re_lu6": "clamp", "ge_lu": "gelu", "leakyrelu": "leaky_relu", "hardtanh": "clamp", "relu6": "clamp", "logsoftmax": "log_softmax",
+    "re_lu": "relu", "re_lu6": "clamp", "ge_lu": "gelu", "leakyrelu": "leaky_relu", "hardtanh": "clamp",
+    "relu6": "clamp", "logsoftmax": "log_softmax",
 }  # fmt: skip
 
 #: Family -> its members; a page or an experience about a family helps with each.
@@ -62,7 +63,7 @@ FAMILIES: dict[str, frozenset[str]] = {
             "clamp", "abs", "pow", "sin", "cos", "erf", "where", "expm1", "log1p", "reciprocal", "sign",
         }
     ),
-    "transpose": frozenset({"transpose"}),
+    "movement": frozenset({"transpose", "cat", "stack", "flip", "roll", "pad", "repeat"}),
     "recurrent": frozenset({"lstm", "gru", "rnn", "lstm_cell", "gru_cell"}),
 }  # fmt: skip
 

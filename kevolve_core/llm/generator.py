@@ -14,7 +14,7 @@ import httpx
 from attrs import evolve, field, frozen
 
 from kevolve_core.errors import ConfigError, EgressError, MalformedReplyError, ProviderError
-from kevolve_core.interfaces import Proposal
+from kevolve_core.interfaces import Checked, Proposal
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.llm.bandit import Outcome, choose
 from kevolve_core.llm.config import Mix, ModelRef, ProviderConfig, Providers
@@ -140,6 +140,8 @@ class LlmGenerator:
         ProviderError. Not for providers with a client of the caller's own, which belongs to his loop."""
         for ref in self._mix.all:
             self._factory(self._settings.providers.of(ref).kind)
+        if isinstance(self._knowledge, Checked):
+            self._knowledge.check()
         asyncio.run(self._check())
 
     async def _check(self) -> None:
