@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from kevolve_core.api.memory import resumed_memory
 from kevolve_core.api.parts import policy_of
 from kevolve_core.errors import UnsupportedError, WorkerError
 from kevolve_core.evolve import Budget, RunResult, SearchSettings
 from kevolve_core.evolve import run as run_search
-from kevolve_core.interfaces import EvaluationRequest
+from kevolve_core.evolve.mixing import MixedGenerator
+from kevolve_core.interfaces import CodeGenerator, EvaluationRequest, Proposal
 from kevolve_core.llm import LlmGenerator, LlmSettings, ProviderConfig, Providers
 from kevolve_core.llm.journal import Journal
 from kevolve_core.llm.providers import ReplayProvider
 from kevolve_core.llm.recording import Recording, unpack
-from kevolve_core.model import Evaluation
+from kevolve_core.model import Candidate, Evaluation
 from kevolve_core.registry import Registry
 from kevolve_core.serial import from_plain
 from kevolve_core.store import RunStore
@@ -93,13 +95,13 @@ def replay(source: str | Path, *, out: str | Path | None = None, registry: Regis
         registry: for policies of plugins.
 
     Raises:
-        UnsupportedError: the run had another generator than ``llm``.
+        UnsupportedError: no language model wrote in the run.
         StoreError: there is no recording, or it is damaged.
     """
     recording = unpack(Path(source))
-    if recording.search.get("generator") != "llm" or recording.device is None:
+    if "llm" not in str(recording.search.get("generator")).split("+") or recording.device is None:
         raise UnsupportedError(
-            "only runs whose generator is 'llm' can be replayed",
+            "only runs in which language models wrote can be replayed",
             got=recording.search.get("generator"),
             where=str(source),
         )
@@ -118,6 +120,9 @@ async def _again(recording: Recording, recorded: Path, target: Path, registry: R
     settings = attrs.evolve(settings, budget=Budget(candidates=max(1, len(distinct))))
     generator = _generator(recording, recorded)
     name, options = str(recording.search["policy"]), recording.settings.get("policy_options")
+    memory = resumed_memory(recording.search.get("memory"))
+    if memory is not None:
+        memory = attrs.evolve(memory, experience=tuple(recording.search.get("experience", ())))
     with RunStore.create(target, spec=recording.spec, settings=dict(recording.settings)) as store:
         attrs.evolve(recording, calls=()).write_journal(target)
         generator.open(target)
@@ -125,13 +130,35 @@ async def _again(recording: Recording, recorded: Path, target: Path, registry: R
             return await run_search(
                 store,
                 device=generator.device,
-                generator=generator,
+                generator=_mixed(recording, generator),
+                memory=memory,
                 policy=policy_of(name, options, registry),
                 executor=_Recorded(recording, settings),
                 settings=settings,
             )
         finally:
             await generator.close()
+
+
+class _Part:
+    """Any other generator of a mix: what it proposed then, it proposes now."""
+
+    def __init__(self, name: str, recording: Recording) -> None:
+        self.name = name
+        self._proposals = recording.proposals
+
+    async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
+        del n
+        found = self._proposals[context.sequence] if context.sequence < len(self._proposals) else None
+        return [] if found is None else [found]
+
+
+def _mixed(recording: Recording, generator: LlmGenerator) -> CodeGenerator:
+    """As the run had it; a run begun with the bare generator keeps it."""
+    names = str(recording.search["generator"]).split("+")
+    if names == ["llm"] and not recording.settings.get("mixed", True):
+        return generator
+    return MixedGenerator({n: generator if n == "llm" else _Part(n, recording) for n in names})
 
 
 def _generator(recording: Recording, recorded: Path) -> LlmGenerator:

@@ -91,13 +91,13 @@ def generator_options(
     Raises:
         ConfigError: a model or the file is not usable, or models are named and nobody asks them.
     """
-    if "llm" not in generator.split(","):
+    if "llm" not in generator.split("+"):
         given = [name for name, value in (("--model", models), ("--provider-config", file)) if value]
         if given:
             raise ConfigError(
                 f"{given[0]} is for language models, and none writes here",
                 got=f"--generator {generator}",
-                mend="add --generator llm, or --generator synth,llm for both",
+                mend="add --generator llm, or --generator synth+llm for both",
             )
         return {}
     from kevolve_core.llm import LlmSettings, Mix, Providers, read_file

@@ -67,7 +67,7 @@ class Journal:
         self._blobs = blobs or FsspecBlobs(str(folder / "blobs"))
 
     def recover(self) -> None:
-        """Take over calls that a kill caught between writing and renaming; drop those it caught in writing."""
+        """Take over calls that a kill caught before they were renamed; drop those it caught in writing."""
         for draft in (self._folder / _CALLS).glob(f"??/.*{_DRAFT}"):
             file = draft.with_name(draft.name[1 : -len(_DRAFT)])
             with guarded(str(draft)):

@@ -1,6 +1,7 @@
 """The process that gets killed: a search with a model over HTTP.
 
-``HANG`` names where it stops and waits for its end: in an ``evaluation``, or before a file is renamed (``calls``).
+``HANG`` names where it stops and waits for its end: in an ``evaluation``, or before a reply's file is renamed
+(``calls``).
 """
 
 from __future__ import annotations

@@ -7,8 +7,19 @@ import pytest
 from kevolve_core.errors import MalformedReplyError
 from kevolve_core.llm.parse import Expected, files_of
 
-PY = 'from kevolve_core.native import load_native\n\n_n = load_native("kernel.cpp", {"go": "pl"})\n\n\ndef f(x):\n    return x\n'
-CPP = '#include <cstdint>\nextern "C" void go(float* x, int64_t n) {\n    for (int64_t i = 0; i < n; ++i) x[i] = 0;\n}\n'
+PY = """from kevolve_core.native import load_native
+
+_n = load_native("kernel.cpp", {"go": "pl"})
+
+
+def f(x):
+    return x
+"""
+CPP = """#include <cstdint>
+extern "C" void go(float* x, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) x[i] = 0;
+}
+"""
 BOTH = {"kernel.py": PY, "kernel.cpp": CPP}
 NEW = Expected("kernel.py", "kernel.cpp", "f", {})
 EDIT = Expected("kernel.py", "kernel.cpp", "f", BOTH)
@@ -28,7 +39,7 @@ def edit(search: str, replace: str, before: str = "`kernel.cpp`\n") -> str:
         f"```python\n# kernel.py\n{PY}```\n```cpp\n// kernel.cpp\n{CPP}```\n",
         f"Here:\n```python\n{PY}```\nand\n```c++\n{CPP}```\n",
         f"<think>```python\ndef f(x): pass\n```</think>\n```python\n{PY}```\n```cpp\n{CPP}```\n",
-        f"kernel.py:\r\n```python\r\n{PY}```\r\nkernel.cpp:\r\n```cpp\r\n{CPP}```\r\n".replace("\n", "\r\n"),
+        f"kernel.py:\r\n```python\r\n{PY}```\r\nkernel.cpp:\r\n```cpp\r\n{CPP}```\r\n",
         f"````markdown\nnotes\n````\n~~~python\n{PY}~~~\n~~~cpp\n{CPP}~~~\n",
         f"1. `src/kernel.py`\n```python\n{PY}```\n2. `src/kernel.cpp`\n```cpp\n{CPP}```\n",
     ],
@@ -39,12 +50,14 @@ def test_whole_files_are_read_in_many_forms(reply: str) -> None:
 
 
 def test_the_last_version_of_a_file_counts() -> None:
-    reply = f"`kernel.cpp`\n```cpp\n{CPP}```\nBetter:\n`kernel.cpp`\n```cpp\n{CPP}// v2\n```\n`kernel.py`\n```python\n{PY}```\n"
+    first, second = (f"`kernel.cpp`\n```cpp\n{text}```\n" for text in (CPP, CPP + "// v2\n"))
+    reply = f"{first}Better:\n{second}`kernel.py`\n```python\n{PY}```\n"
     assert files_of(reply, NEW)["kernel.cpp"] == CPP + "// v2\n"
 
 
 def test_a_snippet_in_the_reasoning_is_no_file() -> None:
-    reply = f"The loop\n```\nfor each x\n```\nbecomes\n```python\n{PY}```\n```cpp\n{CPP}```\n```bash\ng++ kernel.cpp\n```\n"
+    snippets = "The loop\n```\nfor each x\n```\nbecomes\n", "```bash\ng++ kernel.cpp\n```\n"
+    reply = f"{snippets[0]}```python\n{PY}```\n```cpp\n{CPP}```\n{snippets[1]}"
     assert files_of(reply, NEW) == BOTH
 
 
@@ -89,8 +102,8 @@ def test_edits_apply_in_order() -> None:
         (f"`kernel.py`\n```python\n{PY}```\n", NEW, "opens `kernel.cpp`, which is not among"),
         ("`kernel.py`\n```python\ndef f(x:\n    return x\n```\n", NEW, "is no Python"),
         ("`kernel.py`\n```python\ndef g(x):\n    return x\n```\n", NEW, "does not define `f`"),
-        (f"`kernel.py`\n```python\n{PY}```\n`kernel.cpp`\n```cpp\nvoid stop();\n```\n", NEW, "no function `go`"),
-        ("`../kernel.py`\n```python\ndef f(x):\n    return x\n```\n`/etc/a.py`\n```python\nx\n```\n", NEW, "outside"),
+        (f"```python\n{PY}```\n`kernel.cpp`\n```cpp\nvoid stop();\n```\n", NEW, "no function `go`"),
+        ("`a/../../b.py`\n```python\ndef f(x):\n    return x\n```\n", NEW, "outside"),
         (f"`kernel.cpp`\n```cpp\n{CPP}// ... rest of the code\n```\n", EDIT, "leaves something out"),
     ],
 )  # fmt: skip

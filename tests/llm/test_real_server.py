@@ -18,7 +18,7 @@ from kevolve_core.llm import Message, ProviderConfig, Reply, Request, provider_f
 from kevolve_core.registry import Registry
 
 KEY = "sk-local-0123456789"
-REQUEST = Request("local", "tiny", (Message("system", "write"), Message("user", "hi")), 8, nonce="0:0:0")
+REQUEST = Request("local", "tiny", (Message("system", "write"), Message("user", "hi")), 8, 0.0, nonce="0:0:0")
 
 
 @pytest.fixture(scope="module")
