@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kevolve_core.evolve import run as run_search
 from kevolve_core.evolve.mixing import MixedGenerator
 from kevolve_core.interfaces import CodeGenerator, EvaluationRequest, Proposal
 from kevolve_core.llm import LlmGenerator, LlmSettings, ProviderConfig, Providers
-from kevolve_core.llm.journal import Journal
+from kevolve_core.llm.model import Request
 from kevolve_core.llm.providers import ReplayProvider
 from kevolve_core.llm.recording import Recording, unpack
 from kevolve_core.model import Candidate, Evaluation
@@ -38,7 +38,7 @@ class Replay:
     Args:
         recording: what was replayed.
         result: the new run's.
-        differences: proposals whose operator, parents, candidate, verdict or score differ, in words; empty
+        differences: prompts, candidates and scores that are not as recorded, in words; empty
             where the search took the same way to the same end, bit by bit.
     """
 
@@ -109,16 +109,19 @@ def replay(source: str | Path, *, out: str | Path | None = None, registry: Regis
         recorded = Path(folder, "recorded")
         recording.write_journal(recorded)
         target = Path(out) if out is not None else Path(folder, "run")
-        result = asyncio.run(_again(recording, recorded, target, registry or Registry()))
-    return Replay(recording, result, tuple(_differences(recording, result)))
+        changed: list[Request] = []
+        generator = _generator(recording, recorded, changed.append)
+        result = asyncio.run(_again(recording, generator, target, registry or Registry()))
+    return Replay(recording, result, (*_changes(changed), *_differences(recording, result)))
 
 
-async def _again(recording: Recording, recorded: Path, target: Path, registry: Registry) -> RunResult:
+async def _again(
+    recording: Recording, generator: LlmGenerator, target: Path, registry: Registry
+) -> RunResult:
     settings = from_plain(SearchSettings, recording.search["settings"])
     # What ended the recorded search was time, tokens or patience; the replay ends where it ended.
     distinct = {c.id for c in recording.proposals if c is not None}
     settings = attrs.evolve(settings, budget=Budget(candidates=max(1, len(distinct))))
-    generator = _generator(recording, recorded)
     name, options = str(recording.search["policy"]), recording.settings.get("policy_options")
     memory = resumed_memory(recording.search.get("memory"))
     if memory is not None:
@@ -154,22 +157,19 @@ class _Part:
 
 
 def _mixed(recording: Recording, generator: LlmGenerator) -> CodeGenerator:
-    """As the run had it; a run begun with the bare generator keeps it."""
+    """As the command line makes it: with a tuner beside the generators that are named."""
     names = str(recording.search["generator"]).split("+")
-    if names == ["llm"] and not recording.settings.get("mixed", True):
-        return generator
     return MixedGenerator({n: generator if n == "llm" else _Part(n, recording) for n in names})
 
 
-def _generator(recording: Recording, recorded: Path) -> LlmGenerator:
+def _generator(recording: Recording, recorded: Path, changed: Callable[[Request], None]) -> LlmGenerator:
     """The recorded generator, with the journal in place of every provider."""
     assert recording.device is not None
     options = recording.settings.get("generator_options", {}).get("llm", {})
     llm = from_plain(LlmSettings, dict(options))
-    journal = Journal(recorded)
 
     def make(config: ProviderConfig, **_: Any) -> ReplayProvider:
-        return ReplayProvider(attrs.evolve(config, path=str(recorded)), journal=journal)
+        return ReplayProvider(attrs.evolve(config, path=str(recorded)), changed=changed)
 
     languages = [llm.language] if llm.language else [c.language for c in recording.proposals if c is not None]
     tainted = {t for call in recording.calls for t in call.request.taint if t.startswith("backend:")}
@@ -191,6 +191,11 @@ def _once(llm: LlmSettings) -> Providers:
     return attrs.evolve(
         llm.providers, providers={n: attrs.evolve(llm.providers.get(n), attempts=1) for n in names}
     )
+
+
+def _changes(requests: Sequence[Request]) -> Iterator[str]:
+    for request in requests:
+        yield f"the prompt of request {request.nonce} is not as recorded (its recorded reply was taken)"
 
 
 def _differences(recording: Recording, result: RunResult) -> Iterator[str]:

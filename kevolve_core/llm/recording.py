@@ -197,6 +197,7 @@ def _plain(call: Call) -> dict[str, Any]:
         "cost": asdict(call.cost),
         "fault": None if call.fault is None else dict(call.fault),
         "about": dict(call.about),
+        "seconds": call.seconds,
     }
 
 
@@ -212,4 +213,5 @@ def _call(plain: Mapping[str, Any]) -> Call:
         cost=Cost(**plain["cost"]),
         fault=plain["fault"],
         about=plain["about"],
+        seconds=plain["seconds"],
     )
