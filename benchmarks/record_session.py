@@ -120,7 +120,7 @@ class Author:
 
 
 def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, object]:
-    spec = load_spec(HERE.parent / "examples" / f"{operator}.yaml")
+    spec = load_spec(HERE / "sessions" / "specs" / f"{operator}.yaml")
     written = replies(operator)
     reference = spec.reference
     symbol = "ModelNew" if reference.kind == "module" else reference.symbol
@@ -139,7 +139,7 @@ def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, objec
         thread = threading.Thread(target=author.run, daemon=True)
         thread.start()
         providers = Providers(
-            {"hand": ProviderConfig("hand", "mailbox", path=str(box), timeout_s=20.0, attempts=1)}
+            {"hand": ProviderConfig("hand", "mailbox", path=str(box), timeout_s=5.0, attempts=1)}
         )
         settings = LlmSettings(providers=providers, mix=Mix.parse(["hand:author"]), language="cpp")
         candidates = sum(w.after != "mend" for w in written) - _hopeless(written)
