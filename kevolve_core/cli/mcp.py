@@ -28,8 +28,11 @@ __all__ = ["mcp"]
     is_flag=True,
     help="The agent and its model may see what confidential pages and backends give.",
 )
+@click.option("--executor", default="local", show_default=True, help="Where evaluations run.")
 @plugins_option
-def mcp(folders: tuple[Path, ...], allow_confidential: bool, plugins_file: Path | None) -> None:
+def mcp(
+    folders: tuple[Path, ...], allow_confidential: bool, executor: str, plugins_file: Path | None
+) -> None:
     """Serve coding agents over stdin and stdout (MCP).
 
     They list targets, evaluate and profile candidates, search knowledge, submit candidates to runs and read
@@ -39,4 +42,9 @@ def mcp(folders: tuple[Path, ...], allow_confidential: bool, plugins_file: Path 
         if not folder.is_dir():
             raise KnowledgeError("there is no such knowledge folder", got=str(folder))
     own = [folder for folder in user_folders() if folder.is_dir()]
-    serve(registry_of(plugins_file), (*own, *folders), allow_confidential=allow_confidential)
+    serve(
+        registry_of(plugins_file),
+        (*own, *folders),
+        allow_confidential=allow_confidential,
+        executor=executor,
+    )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kevolve_core.errors import KevolveError
+from kevolve_core.errors import KevolveError, PluginError
 from kevolve_core.knowledge.base import Folder, KnowledgeBase
 from kevolve_core.registry import Registry
 
@@ -32,13 +32,20 @@ def plugin_folders(registry: Registry, backends: Iterable[str] = ()) -> tuple[Fo
     Those of a backend whose manifest says ``confidential`` are confidential as a whole.
 
     Raises:
-        KevolveError: a backend is unknown or not ready.
+        KevolveError: a backend is unknown or not ready, or its ``knowledge`` fails.
     """
     found: list[Folder] = []
     for name in backends:
         backend = registry.backend(name)
         secret = backend.manifest.confidential
-        found += [Folder(Path(path), name, secret) for path in backend.knowledge()]
+        try:
+            found += [Folder(Path(path), name, secret) for path in backend.knowledge()]
+        except Exception as error:  # a plugin's own fault must not hide everybody else's pages
+            raise PluginError(
+                f"backend '{name}' does not tell its knowledge folders",
+                got=f"{type(error).__name__}: {error}",
+                mend="report this to the plugin's author",
+            ) from error
     taken = {folder.path for folder in found}
     return (*(Folder(path, "plugin") for path in registry.knowledge() if path not in taken), *found)
 
