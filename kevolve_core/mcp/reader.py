@@ -45,7 +45,9 @@ class Reader:
             return True
 
     def check_backend(self, backend: str) -> None:
-        """Raise PluginError for a backend whose results may not be shown."""
+        """Raise PluginError for a backend whose results may not be shown, UnknownNameError for none at all."""
+        if backend not in self.registry.names("backend"):
+            self.registry.manifest(backend)
         if self.hidden(backend):
             raise PluginError(f"backend '{backend}' is confidential", mend=_MEND)
 
