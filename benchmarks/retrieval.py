@@ -113,8 +113,8 @@ def main() -> None:
     parser.add_argument("-k", type=int, default=5, help="how many pages count (5)")
     parser.add_argument("--misses", action="store_true", help="print questions without any answer in k")
     given = parser.parse_args()
-    base, faults = ready_base(discover())
-    for fault in faults:
+    base = ready_base(discover())
+    for fault in base.faults:
         print(f"left out: {fault.what}")
     questions = read_questions(given.questions)
     unknown = {page for question in questions for page in question.pages} - {page.id for page in base}

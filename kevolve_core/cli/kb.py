@@ -46,12 +46,11 @@ def _folders_option(function: F) -> F:
 def open_base(registry: Registry, folders: Sequence[Path] = ()) -> KnowledgeBase:
     """All there is to the command line: shipped pages, those of ready backends, the user's own, ``folders``.
     Says on stderr what is left out."""
-    own = [Folder(folder, "user") for folder in (*user_folders(), *folders) if folder.is_dir()]
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise KnowledgeError("there is no such knowledge folder", got=str(missing[0]))
-    base, faults = ready_base(registry, own)
-    for fault in (*faults, *base.faults):
+    base = ready_base(registry, folders)
+    for fault in base.faults:
         click.echo(f"left out: {fault.where or ''} {fault.what}".replace("  ", " "), err=True)
     return base
 

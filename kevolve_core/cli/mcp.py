@@ -8,7 +8,6 @@ import click
 
 from kevolve_core.cli.options import plugins_option, registry_of
 from kevolve_core.errors import KnowledgeError
-from kevolve_core.knowledge import user_folders
 from kevolve_core.mcp import serve
 
 __all__ = ["mcp"]
@@ -41,10 +40,9 @@ def mcp(
     for folder in folders:
         if not folder.is_dir():
             raise KnowledgeError("there is no such knowledge folder", got=str(folder))
-    own = [folder for folder in user_folders() if folder.is_dir()]
     serve(
         registry_of(plugins_file),
-        (*own, *folders),
+        folders,
         allow_confidential=allow_confidential,
         executor=executor,
     )
