@@ -30,10 +30,12 @@ QUESTIONS = Path(__file__).parent / "data" / "retrieval_questions.yaml"
 
 @frozen
 class Question:
-    """A diagnosis and the pages that answer it."""
+    """A diagnosis and the pages that answer it. ``origin`` is ``written`` for this set, or ``reported``: a
+    problem that users have reported in public, retold."""
 
     query: Query
     pages: tuple[str, ...]
+    origin: str = "written"
 
 
 def read_questions(file: Path) -> tuple[Question, ...]:
@@ -49,7 +51,7 @@ def read_questions(file: Path) -> tuple[Question, ...]:
             bottleneck=given.get("bottleneck", ""),
             verdict=given.get("verdict", ""),
         )
-        found.append(Question(query, tuple(given["pages"])))
+        found.append(Question(query, tuple(given["pages"]), given.get("origin", "written")))
     return tuple(found)
 
 
@@ -121,10 +123,13 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"questions name pages that are not there: {', '.join(sorted(unknown))}")
     rows = measure(base, questions, given.k)
+    for origin in dict.fromkeys(question.origin for question in questions):
+        part = [question for question in questions if question.origin == origin]
+        rows.append({**measure(base, part, given.k)[0], "variant": f"of these, {origin}"})
     print(f"{len(questions)} questions over {len(base)} pages")
     for row in rows:
         print(
-            f"{row['variant']:<32} recall@{given.k} {row[f'recall@{given.k}']:.3f}  "
+            f"{row['variant']:<32} {row['questions']:>3}  recall@{given.k} {row[f'recall@{given.k}']:.3f}  "
             f"hit@{given.k} {row[f'hit@{given.k}']:.3f} "
             f"[{row[f'hit@{given.k}_low']:.2f}, {row[f'hit@{given.k}_high']:.2f}]  "
             f"hit@1 {row['hit@1']:.3f}  mrr {row['mrr']:.3f}"
