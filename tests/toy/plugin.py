@@ -62,6 +62,9 @@ class ToyBackend:
         del language
         return ""
 
+    def knowledge(self) -> Sequence[Path]:
+        return ()
+
 
 class ToyGenerator:
     """Kernels with a number as genome; the larger, the faster. Some fail."""
