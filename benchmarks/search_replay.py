@@ -51,7 +51,7 @@ GRID: Mapping[str, Mapping[str, Any]] = {
     "no unguided moves": {"blind": 0.0},  # trusts the model alone
     "more unguided moves": {"blind": 0.5},  # trusts it less
     "more drafts": {"explore": 0.3},  # more of the whole space
-    "wider": {"width": 8},  # more parents at a time
+    "narrower": {"width": 3},  # fewer parents at a time
     "a third is good": {"good": 0.33},  # a milder threshold
     "a twelfth is good": {"good": 0.08},  # a sharper one
 }
