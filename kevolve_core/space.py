@@ -83,8 +83,8 @@ class Space:
 
     def around(self, points: Sequence[Point], rng: random.Random, count: int) -> list[dict[str, Any]]:
         """Up to ``count`` distinct legal points near ``points`` (whose parameters are in declaration order),
-        themselves left out: two thirds are at distance one, as far as there are so many, the rest two or three
-        steps away, each of which goes to an adjacent choice half of the time."""
+        themselves left out: two thirds are at distance one, as far as there are so many, the rest two or
+        three steps away, each of which goes to an adjacent choice half of the time."""
         if not points:
             return []
         free = [(p.name, p.choices) for p in self.parameters if len(p.choices) > 1]
@@ -115,11 +115,18 @@ class Space:
     def repaired(self, point: Point) -> dict[str, Any]:
         """``point`` restricted to this space's parameters and made legal: unknown keys dropped, missing or
         illegal values set to their default (a genome made for another case or version still gives a legal
-        point)."""
+        point). Where the values do not go together, they are taken one after the other, in declaration
+        order, as long as what results is legal."""
         kept = {
             p.name: point[p.name] if point.get(p.name) in p.choices else p.default for p in self.parameters
         }
-        return kept if self.violated(kept) is None else self.default()
+        if self.violated(kept) is None:
+            return kept
+        legal = self.default()
+        for name, value in kept.items():
+            if value != legal[name] and self.violated(other := {**legal, name: value}) is None:
+                legal = other
+        return legal
 
 
 def _moved(choices: Sequence[Any], value: Any, draw: Callable[[], float]) -> Any:
