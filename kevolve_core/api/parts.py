@@ -10,7 +10,16 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from kevolve_core.errors import ConfigError, PluginError, SpecError, UnknownNameError, WorkerError, suggest
+from kevolve_core.errors import (
+    CaptureError,
+    ConfigError,
+    PluginError,
+    SpecError,
+    UnknownNameError,
+    UnsupportedError,
+    WorkerError,
+    suggest,
+)
 from kevolve_core.evolve import MixedGenerator
 from kevolve_core.evolve.policies import POLICIES, make_policy
 from kevolve_core.interfaces import Backend, CodeGenerator, EvaluationRequest, Executor, SelectionPolicy
@@ -20,6 +29,7 @@ from kevolve_core.registry import Registry, discover
 from kevolve_core.spec import load_seed, load_spec
 
 __all__ = [
+    "UNFUSED",
     "HookedExecutor",
     "Place",
     "SpecLike",
@@ -29,12 +39,15 @@ __all__ = [
     "open_executor",
     "place",
     "policy_of",
+    "yardsticks",
 ]
 
 #: A spec, the path of one, or a PyTorch function or module.
 SpecLike = KernelSpec | str | Path | Callable[..., Any]
 
 _SYNTH, _LLM, _LOCAL = "synth", "llm", "local"
+#: The name of the yardstick of a target without baselines.
+UNFUSED = "unfused"
 _WAITING = 16  # threads that hold evaluations for plugins' hooks; more than any window in use (estimated)
 
 
@@ -245,7 +258,14 @@ def open_executor(
 
         ref = where.registry.ref(where.backend_name)
         made: Executor = LocalExecutor(
-            ref, where.backend, where.device, spec, seed=seed, secret=secret, on_note=on_note
+            ref,
+            where.backend,
+            where.device,
+            spec,
+            seed=seed,
+            secret=secret,
+            yardsticks=yardsticks(where, spec),
+            on_note=on_note,
         )
     elif given in names:
         made = where.registry.executor(given)(
@@ -259,6 +279,22 @@ def open_executor(
     else:
         raise _unknown("executor", given, [_LOCAL, *names])
     return HookedExecutor(made, where.registry, owned=True)
+
+
+def yardsticks(where: Place, spec: KernelSpec) -> Mapping[str, Candidate]:
+    """What kernels are timed against where the backend has no baseline and the user gives no kernel: the
+    reference rendered without fusion, a kernel an operator, on default schedules. Empty where there are
+    baselines, or no renderer prints the reference."""
+    if where.backend.baselines(spec, where.device) or spec.seeds:
+        return {}
+    from kevolve_core.synth import SynthGenerator
+
+    backend = where.backend
+    try:
+        renderers = backend.renderers()
+        return {UNFUSED: SynthGenerator(spec, renderers, backend.schedule_space, where.device).unfused()}
+    except (UnsupportedError, CaptureError):
+        return {}
 
 
 class HookedExecutor:

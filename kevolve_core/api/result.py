@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from kevolve_core.api.baseline import baseline_kernel, fastest_baseline
 from kevolve_core.api.controls import closest, controls_of
-from kevolve_core.api.parts import Place
+from kevolve_core.api.parts import Place, yardsticks
 from kevolve_core.bundle import export
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.evolve.result import RunResult
@@ -95,7 +95,8 @@ def gather(store: RunStore, result: RunResult, where: Place, settings: Mapping[s
     kernel = result.best
     if kernel is None:
         name = fastest_baseline(spec, evaluation)
-        kernel = baseline_kernel(spec, name, where.backend.baselines(spec, where.device))
+        stand_in = yardsticks(where, spec).get(name)
+        kernel = stand_in or baseline_kernel(spec, name, where.backend.baselines(spec, where.device))
     record = RunRecord(
         spec=spec,
         device=where.device,

@@ -10,8 +10,10 @@ import click
 from rich.console import Console
 
 from kevolve_core.api import Result, evolve_async, resume_async
+from kevolve_core.api.asking import is_request
 from kevolve_core.api.memory import MODES
 from kevolve_core.api.parts import as_spec, place
+from kevolve_core.cli.ask import ask
 from kevolve_core.cli.fail import INTERRUPTED
 from kevolve_core.cli.interrupt import Interrupt, interruptible
 from kevolve_core.cli.models import cap_options, capped, generator_options, hide_keys, model_options
@@ -92,7 +94,7 @@ def evolve(
     plugins_file: Path | None,
     as_json: bool,
 ) -> int:
-    """Evolve a kernel for SPEC, a YAML or Python file.
+    """Evolve a kernel for SPEC, a YAML or Python file, or plain words in quotes: "row-wise softmax in NAME".
 
     Ctrl-C ends the search and keeps the best so far.
     """
@@ -101,7 +103,10 @@ def evolve(
     if options:
         hide_keys()
     registry = registry_of(plugins_file)
-    loaded = as_spec(spec, seed_kernels=seed_kernels)
+    asked = ask(spec, registry, backend, device) if is_request(spec) else None
+    if asked is not None:
+        backend, device = asked.backend or backend, asked.device or device
+    loaded = as_spec(spec if asked is None else asked.spec, seed_kernels=seed_kernels)
     where = place(loaded, backend, registry=registry, device=device)
     title = f"{loaded.name} on {_device(where.device)}, {generator}, {policy}, seed {seed}"
     state = State(title=title, evidence=where.backend.manifest.evidence, budget=limits)
