@@ -31,7 +31,7 @@ from kevolve_core.registry import load_backend
 from kevolve_core.serial import from_plain
 from kevolve_core.spec.runtime import load_reference
 
-__all__ = ["ContenderRole"]
+__all__ = ["ContenderRole", "library_calls"]
 
 #: ATen operators that compute and move nothing: what a candidate may call without it being reported.
 _SILENT = frozenset(
@@ -55,11 +55,19 @@ class ContenderRole:
         reference.
         threads: CPU threads for torch.
         workdir: scratch directory.
-        grants: sandbox exceptions (``network``, ``write``) the plugin was given.
+        grants: system calls that the plugin's grants open: ``network``, ``write``.
+        narrowed: what already narrows them, in words.
     """
 
     def __init__(
-        self, ref: Any, device: Any, spec: Any | None, threads: int, workdir: str, grants: Sequence[str] = ()
+        self,
+        ref: Any,
+        device: Any,
+        spec: Any | None,
+        threads: int,
+        workdir: str,
+        grants: Sequence[str] = (),
+        narrowed: str = "",
     ) -> None:
         torch.set_num_threads(threads)
         self._spec = None if spec is None else from_plain(KernelSpec, spec)
@@ -70,7 +78,8 @@ class ContenderRole:
         self._runner.open(Path(workdir))
         self._workdir = workdir
         if self._spec is None:
-            self._sandbox = sandbox.confine(network="network" in grants, write="write" in grants)
+            refused = sandbox.confine(network="network" in grants, write="write" in grants)
+            self._sandbox = "; ".join(part for part in (refused, narrowed) if part)
         else:
             sandbox.hide_memory()
             self._sandbox = "trusted"
@@ -78,7 +87,9 @@ class ContenderRole:
         self._program: Callable[..., Any] | None = None
         self._pristine = _fingerprint()
         self._inputs: list[Any] = []
-        self._buffers: frozenset[type] = frozenset()  # what `upload` gives: tensors, or a device's own buffers
+        self._buffers: frozenset[type] = (
+            frozenset()
+        )  # what `upload` gives: tensors, or a device's own buffers
         self._original: list[Any] = []
         self._output: Any = None
         self._previous: Any = None
@@ -223,18 +234,25 @@ class ContenderRole:
     def _memory(self, tree: Any) -> set[int]:
         """What tells the memory of a result's leaves apart while they live: the addresses of tensors, the
         identity of a device's own buffers."""
-        own = {id(v) for v in flatten(tree)[0] if type(v) in self._buffers and not isinstance(v, torch.Tensor)}
+        own = {
+            id(v) for v in flatten(tree)[0] if type(v) in self._buffers and not isinstance(v, torch.Tensor)
+        }
         return _storages(tree) | own
 
     def op_trace(self) -> tuple[Any, list[Any]]:
         """Library operators that one call on the prepared inputs enters, outermost only, as PyTorch's own
         profiler sees them: it is below everything that Python can do."""
         assert self._program is not None
-        with torch.no_grad(), profiler.profile() as seen:
-            self._program(*self._inputs)
-        outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
-        calls = dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT)
-        return {"library_calls": list(calls)}, []
+        return {"library_calls": list(library_calls(self._program, self._inputs))}, []
+
+
+def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[str, ...]:
+    """Operators of PyTorch's library (``aten::mm``) that one call enters, outermost only, in order; those
+    that only allocate or view are left out."""
+    with torch.no_grad(), profiler.profile() as seen:
+        program(*inputs)
+    outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
+    return tuple(dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT))
 
 
 def _storages(tree: Any) -> set[int]:

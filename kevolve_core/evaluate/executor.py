@@ -81,7 +81,13 @@ class LocalExecutor:
         self._outstanding: set[Future[Evaluation]] = set()
         self._scratch = Path(tempfile.mkdtemp(prefix="kevolve-"))
         self._session = Session(
-            ref, backend, device, spec, seed=seed, secret=self.secret, workdir=self._scratch / "session",
+            ref,
+            backend,
+            device,
+            spec,
+            seed=seed,
+            secret=self.secret,
+            workdir=self._scratch / "session",
             yardsticks=yardsticks,
         )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

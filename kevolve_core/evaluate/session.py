@@ -17,6 +17,7 @@ from typing import Any
 from attrs import define, frozen
 
 from kevolve_core.errors import KevolveError, SpecError, WorkerError
+from kevolve_core.evaluate.lifted import Lifted
 from kevolve_core.evaluate.lock import cache_root
 from kevolve_core.interfaces import Backend, BackendRef, Baseline, Work
 from kevolve_core.isolate.process import Limits, RemoteError, Reply, WorkerProcess
@@ -28,6 +29,9 @@ __all__ = ["CasePlan", "Contender", "Inputs", "Session"]
 
 # The oracle's and the baselines': a float64 reference or a first torch.compile may take minutes.
 _TRUSTED = Limits(seconds=900.0)
+# Not the backend's: an allocator that never gives memory back, which steadies times, grows to many times what
+# float64 temporaries need. Huge pages (read by PyTorch's CPU allocator) make the fresh memory cheap.
+_ORACLE_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 _USER_ERRORS = {"SpecError", "CaptureError"}
 
 
@@ -140,8 +144,9 @@ class Session:
         self._starting = Lock()  # of the oracle, which a warm-up asks beside the others
         self._closed = False
         self._spawned: list[WorkerProcess] = []
+        self._lifted = Lifted.of(ref)
         self.limits = Limits(
-            float(spec.options.get("timeout_s", 60.0)) + self.queue_seconds,
+            float(spec.options.get("timeout_s", 60.0)) + self._lifted.queue_seconds,
             int(spec.options.get("memory_bytes", 8 << 30)),
         )
 
@@ -169,7 +174,8 @@ class Session:
                     "threads": self._threads,
                 }
                 self._kept.clear()
-                self._oracle = self._spawn("oracle", "kevolve_core.evaluate.oracle:OracleRole", config)
+                role = "kevolve_core.evaluate.oracle:OracleRole"
+                self._oracle = self._spawn("oracle", role, config, environment=_ORACLE_ENVIRONMENT)
             return self._oracle
 
     def ask(self, op: str, arguments: Mapping[str, Any], fds: tuple[int, ...] = ()) -> Reply:
@@ -355,23 +361,32 @@ class Session:
     # -------------------------------------------------------------------------------------------------
 
     def _contender(self, name: str, *, trusted: bool) -> WorkerProcess:
-        needs = self.backend.manifest.needs.get("run", {})
         config = {
             "ref": to_plain(self._ref),
             "device": to_plain(self.device),
             "spec": to_plain(self.spec) if trusted else None,
             "threads": self._threads,
             "workdir": str(self._workdir / name),
-            "grants": [n for n in ("network", "write") if needs.get(n)],
+            "grants": self._lifted.opened,
         }
-        return self._spawn(name, "kevolve_core.evaluate.contender:ContenderRole", config, trusted=trusted)
+        role = "kevolve_core.evaluate.contender:ContenderRole"
+        boundary = None if trusted else self._lifted.boundary(self._workdir / name)
+        environment = {**self._lifted.environment(), **self.backend.manifest.worker_environment}
+        return self._spawn(name, role, config, trusted=trusted, boundary=boundary, environment=environment)
 
     def _spawn(
-        self, name: str, role: str, config: Mapping[str, Any], *, trusted: bool = True
+        self,
+        name: str,
+        role: str,
+        config: Mapping[str, Any],
+        *,
+        trusted: bool = True,
+        boundary: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str],
     ) -> WorkerProcess:
         self._spawned = [worker for worker in self._spawned if worker.alive]
         environment = {
-            **self.backend.manifest.worker_environment,
+            **environment,
             "OMP_NUM_THREADS": str(self._threads),
             "XDG_CACHE_HOME": str(cache_root().parent),
         }
@@ -382,6 +397,7 @@ class Session:
             environment=environment,
             limits=_TRUSTED if trusted else self.limits,
             drop_privileges=not trusted,
+            boundary=boundary,
             name=name,
             on_started=self._track,
         )

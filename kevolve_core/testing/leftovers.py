@@ -39,7 +39,9 @@ def held_files(pid: int) -> list[str]:
     try:
         for fd in (process / "fd").iterdir():
             flags = next(
-                line.split()[1] for line in (process / "fdinfo" / fd.name).read_text().splitlines() if "flags" in line
+                line.split()[1]
+                for line in (process / "fdinfo" / fd.name).read_text().splitlines()
+                if "flags" in line
             )
             if int(flags, 8) & (os.O_WRONLY | os.O_RDWR):
                 found[os.readlink(fd)] = None

@@ -1,4 +1,4 @@
-"""What the plugin registers: the manifest, the device, compiler and profiler, and the six probe kernels."""
+"""What the plugin registers: the manifest, the device, the profiler, and the six probe kernels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from kevolve_core import interfaces as api
-from kevolve_core.errors import CompileError, UnsupportedError
+from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import LoopNest, Step
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Artifact, Candidate, Device, Evidence, Profile, Roofline, Target, content_hash
+from kevolve_core.model import Artifact, Candidate, Device, Evidence, Profile, Roofline, Target
 from kevolve_core.registry import Registry, hookimpl
 from kevolve_core.space import Constraint, Parameter, Space
 from kevolve_core.testing import PROBE_SYMBOL, ProbeKernels
-from kevolve_toy.machine import ALU, BYTES, FREQUENCY, LANES, LAUNCH, SCRATCHPAD
+from kevolve_toy.compiler import ToyCompiler
+from kevolve_toy.machine import BYTES, FREQUENCY, LANES, LAUNCH, SCRATCHPAD
 
 MANIFEST = api.Manifest(
     name="toy",
@@ -96,57 +97,6 @@ def _probe(n: int, *code: list[Any], before: Sequence[list[Any]] = ()) -> Candid
     return Candidate({"kernel.toy": text}, "kernel.toy", "toy", PROBE_SYMBOL)
 
 
-class ToyCompiler:
-    """See `kevolve_core.interfaces.Compiler`: checks the lines of a case and keeps them under their hash."""
-
-    def __init__(self, cache: Path) -> None:
-        self.cache = cache
-
-    def compile(self, candidate: Candidate, spec: KernelSpec, case: Case, target: Target) -> Artifact:
-        if target.arch != "toy1":
-            raise UnsupportedError("the toy's compiler knows one architecture", got=target.arch, mend="toy1")
-        program = assemble(candidate.files[candidate.entry], case.name)
-        key = content_hash({"program": program, "arch": target.arch})
-        path = self.cache / f"{key}.json"
-        if not (cached := path.exists()):
-            self.cache.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(f".{os.getpid()}.{id(program)}")
-            scratch.write_text(json.dumps(program))
-            scratch.replace(path)
-        return Artifact(key, candidate.id, target, {candidate.entry: str(path)}, cached=cached)
-
-
-def assemble(text: str, case: str) -> dict[str, Any]:
-    """The program of ``case``. Raises CompileError with a line a mistake."""
-    program: dict[str, Any] = {"entry": "", "buffers": [], "kernels": [], "leaves": [], "structure": 0}
-    mistakes, here = [], True
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            op, *rest = json.loads(line)
-            if op == "case":
-                here = rest[0] == case
-            elif not here:
-                continue
-            elif op == "entry":
-                program["entry"] = rest[0]
-            elif op == "buffer":
-                program["buffers"].append(rest)
-            elif op == "kernel":
-                program["kernels"].append({"loops": rest, "code": []})
-            elif op == "return":
-                program["structure"], program["leaves"] = rest
-            elif op in ALU or op in ("ld", "st", "imm", "red", "jmp"):
-                program["kernels"][-1]["code"].append([op, *rest])
-            else:
-                raise ValueError(f"there is no instruction '{op}'")
-        except (ValueError, IndexError, TypeError) as error:
-            mistakes.append(f"kernel.toy:{number}: {error}: {line[:80]}")
-    if mistakes or not program["leaves"]:
-        log = "\n".join(mistakes) or f"kernel.toy: case '{case}' returns nothing"
-        raise CompileError(log.splitlines()[0], log=log, mend="see kevolve_toy.machine")
-    return program
-
-
 class ToyProfiler:
     """See `kevolve_core.interfaces.Profiler`. The ceilings are those of the cycle model."""
 
@@ -158,7 +108,11 @@ class ToyProfiler:
         counters: Mapping[str, float],
     ) -> Profile:  # fmt: skip
         memory, compute = BYTES * FREQUENCY, LANES * FREQUENCY
-        bounds = {"memory": work.bytes / memory, "compute": work.flops / compute, "latency": LAUNCH / FREQUENCY}
+        bounds = {
+            "memory": work.bytes / memory,
+            "compute": work.flops / compute,
+            "latency": LAUNCH / FREQUENCY,
+        }
         bottleneck = max(bounds, key=lambda name: bounds[name])
         bound = bounds[bottleneck]
         roofline = Roofline(work.bytes, work.flops, memory, compute, bound, bound / seconds)

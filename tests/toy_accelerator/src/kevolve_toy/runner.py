@@ -107,5 +107,7 @@ class ToyProgram:
             memory[name] = given.flat if given else self._runner.allocate(dtype, math.prod(shape))
         for kernel in self._program["kernels"]:
             self._runner.launch(kernel, memory)
-        leaves = [ToyBuffer(memory[name], tuple(n), tuple(s), at) for name, n, s, at in self._program["leaves"]]
+        leaves = [
+            ToyBuffer(memory[name], tuple(n), tuple(s), at) for name, n, s, at in self._program["leaves"]
+        ]
         return unflatten(self._program["structure"], leaves)
