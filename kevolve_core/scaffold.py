@@ -21,7 +21,9 @@ __all__ = ["scaffold"]
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _LONGEST = 40
 #: Names that would make two things one: languages and generators of Kevolve, modules every Python has.
-_TAKEN = frozenset({"core", "kevolve", "local", "synth", "llm", "replay", "test", "python", "torch", "triton"})
+_TAKEN = frozenset(
+    {"core", "kevolve", "local", "synth", "llm", "replay", "test", "python", "torch", "triton"}
+)
 _SUFFIX = ".in"
 
 
@@ -89,7 +91,9 @@ def _check_folder(folder: Path) -> None:
                 mend="name another one with --out, or remove it",
             )
     elif folder.exists() or folder.is_symlink():
-        raise ConfigError("there is a file where the folder would be", got=str(folder), mend="name another one")
+        raise ConfigError(
+            "there is a file where the folder would be", got=str(folder), mend="name another one"
+        )
 
 
 def _values(name: str) -> dict[str, str]:

@@ -21,7 +21,29 @@ _TOKEN = re.compile(
 _COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|//(?:\\\n|[^\n])*|/\*.*?\*/', re.S)
 _RAW = re.compile(r'R"[^()\\ ]{0,16}\(')
 _PLAIN_TYPES = frozenset(
-    ["auto", "bool", "char", "double", "float", "half", "int", "long", "short", "signed", "size_t", "unsigned", "ptrdiff_t", "__half", "__nv_bfloat16", "float2", "float4", "int2", "int4", "uint2", "uint4"]
+    [
+        "auto",
+        "bool",
+        "char",
+        "double",
+        "float",
+        "half",
+        "int",
+        "long",
+        "short",
+        "signed",
+        "size_t",
+        "unsigned",
+        "ptrdiff_t",
+        "__half",
+        "__nv_bfloat16",
+        "float2",
+        "float4",
+        "int2",
+        "int4",
+        "uint2",
+        "uint4",
+    ]
 )
 #: Scopes of their own, and statements that bind a name without a node for it.
 _NAMING = (
