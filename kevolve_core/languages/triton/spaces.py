@@ -11,7 +11,9 @@ from typing import Any
 
 from attrs import frozen
 
-from kevolve_core.ir import Contract, LibraryCall, LoopNest, Reduce, Scan, Step
+from kevolve_core.ir import Contract, LibraryCall, Load, LoopNest, Reduce, Scan, Step, itemsize, walk
+from kevolve_core.languages.triton.render.contraction import is_product
+from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.tiling import Tiling, online_pairs, tiling_of
 from kevolve_core.languages.triton.render.words import power_of_two
@@ -23,6 +25,7 @@ _WHOLE_ROW = 16384  # columns up to which a row is held in registers by default;
 _WIDEST_ROW = 65536  # columns beyond which a row is never held in registers; estimated
 _TILE = 2048  # elements of a tile of short rows; estimated
 _ADDITIONS = 32  # additions of one running float32 sum beyond which it is kept in float64; estimated
+_SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
 
 
@@ -36,6 +39,7 @@ class TritonFacts:
         max_threads: threads of one program at most.
         shared_bytes: on-chip memory a program may use.
         float64: whether float64 is worth offering for sums.
+        precisions: schemes of float32 products that the target compiles; the precision policy judges them.
     """
 
     processors: int = 64
@@ -43,6 +47,7 @@ class TritonFacts:
     max_threads: int = 1024
     shared_bytes: int = 48 << 10
     float64: bool = True
+    precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
 
 
 def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSchedule:
@@ -78,10 +83,66 @@ def _sums(nest: LoopNest) -> bool:
 def schedule_space(step: Step, facts: TritonFacts) -> Space:
     """Tunables of ``step`` in Triton, with constraints from ``facts``. The default point is legal."""
     nest = step.epilogue if isinstance(step, LibraryCall) else step
-    if nest is None:
-        return Space()
-    parameters, constraints = _nest_parameters(nest, facts)
+    parameters: list[Parameter] = []
+    constraints: list[Constraint] = []
+    if isinstance(step, LibraryCall) and is_product(step):
+        parameters, constraints = _product_parameters(step, facts)
+    if nest is not None:
+        more, held = _nest_parameters(nest, facts)
+        parameters, constraints = parameters + more, constraints + held
     return Space(tuple(parameters), tuple(constraints))
+
+
+def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Parameter], list[Constraint]]:
+    """Choices of a matrix product or convolution: the library, or a kernel with its tile."""
+    size = _operand_bytes(call)
+    tile = ProductSchedule()
+    warps = tuple(w for w in (2, 4, 8, 16) if w * facts.warp_size <= facts.max_threads)
+    parameters = [
+        Parameter("implementation", ("library", "generated"), "library"),
+        Parameter("tile_rows", (16, 32, 64, 128, 256), tile.rows),
+        Parameter("tile_cols", (16, 32, 64, 128, 256), tile.cols),
+        Parameter("tile_depth", (16, 32, 64, 128), tile.depth),
+        Parameter("tile_group", (1, 4, 8, 16), tile.group),
+        Parameter("tile_num_warps", warps, tile.num_warps),
+        Parameter("tile_num_stages", (1, 2, 3, 4, 5), 2),
+        Parameter("tile_programs", (0, facts.processors), 0),
+        Parameter("tile_split", (1, 2, 4, 8, 16), 1),
+    ]  # fmt: skip
+    if size == 4 and len(facts.precisions) > 1:
+        parameters.append(Parameter("tile_precision", facts.precisions, facts.precisions[0]))
+        parameters.append(Parameter("tile_chunk", (0, 2, 4, 8, 16), 0))
+    defaults = {p.name: p.default for p in parameters}
+    lanes = facts.warp_size
+
+    def shared(p: Mapping[str, Any]) -> bool:
+        staged = (p["tile_rows"] + p["tile_cols"]) * p["tile_depth"] * size * max(1, p["tile_num_stages"] - 1)
+        return bool(staged <= facts.shared_bytes)
+
+    def registers(p: Mapping[str, Any]) -> bool:
+        sums = p["tile_rows"] * p["tile_cols"] / (p["tile_num_warps"] * lanes)
+        return bool(2 <= sums <= _SUMS_PER_THREAD)
+
+    def only_generated(p: Mapping[str, Any]) -> bool:
+        return p["implementation"] == "generated" or all(
+            p[name] == value for name, value in defaults.items() if name.startswith("tile_")
+        )
+
+    return parameters, [
+        Constraint("the library has no tile to choose", only_generated),
+        Constraint(f"operands in flight fit {facts.shared_bytes} bytes of on-chip memory", shared),
+        Constraint(f"a thread keeps 2 to {_SUMS_PER_THREAD} sums", registers),
+    ]
+
+
+def _operand_bytes(call: LibraryCall) -> int:
+    """Bytes of an element of the operands, as far as the epilogue shows it; 4 where nothing does."""
+    if call.epilogue is not None:
+        for e in call.epilogue.expressions():
+            for x in walk(e):
+                if isinstance(x, Load) and x.buffer == call.output:
+                    return itemsize(x.dtype)
+    return 4
 
 
 def _powers(low: int, high: int) -> tuple[int, ...]:

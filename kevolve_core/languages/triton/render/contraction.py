@@ -32,7 +32,7 @@ from kevolve_core.ir import (
 from kevolve_core.languages.triton.render.tiling import expressions
 from kevolve_core.synth.index import Indexer, integer, linear
 
-__all__ = ["Contraction", "contraction_of", "fused_nest", "partial_nest", "plain_nest"]
+__all__ = ["Contraction", "contraction_of", "fused_nest", "is_product", "partial_nest", "plain_nest"]
 
 _DTYPES = frozenset(["float32", "float16", "bfloat16"])
 
@@ -66,20 +66,25 @@ class Contraction:
         return batch, m, n, k
 
 
+def is_product(call: LibraryCall) -> bool:
+    """Whether the call may be a contraction; buffers' types and layouts can still say no."""
+    name = call.op.removeprefix("aten::").removesuffix(".default")
+    if call.outputs or len(call.operands) != 2:
+        return False
+    return (name in ("mm", "bmm") and not call.attributes) or (
+        name == "convolution" and not call.attributes.get("transposed")
+    )
+
+
 def contraction_of(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
     """The call as a contraction, or None where it is another operator, type or layout."""
-    name = call.op.removeprefix("aten::").removesuffix(".default")
-    if call.outputs or buffers[call.output].strides is not None or not buffers[call.output].size:
+    found = buffers[call.output]
+    dtypes = {buffers[o.buffer].dtype for o in call.operands}
+    if not is_product(call) or found.strides is not None or not found.size:
         return None
-    if any(buffers[o.buffer].dtype not in _DTYPES for o in call.operands):
+    if len(dtypes) != 1 or not dtypes <= _DTYPES:
         return None
-    if len({buffers[o.buffer].dtype for o in call.operands}) != 1:
-        return None
-    if name in ("mm", "bmm") and len(call.operands) == 2 and not call.attributes:
-        return _product(call, buffers)
-    if name == "convolution":
-        return _convolution(call, buffers)
-    return None
+    return _convolution(call, buffers) if "convolution" in call.op else _product(call, buffers)
 
 
 def _at(operand: Operand, dtype: str, index: tuple[Expr, ...], ix: Indexer, mask: Expr | None = None) -> Load:
@@ -119,8 +124,6 @@ def _listed(value: object, n: int) -> list[int]:
 def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
     """Implicit GEMM: rows are output pixels, columns output channels, depth input channels and taps."""
     given = call.attributes
-    if given.get("transposed") or len(call.operands) != 2:
-        return None
     x, w = call.operands
     spatial = len(x.shape) - 2
     if spatial < 1 or len(w.shape) != len(x.shape):

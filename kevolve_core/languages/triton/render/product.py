@@ -34,8 +34,8 @@ __all__ = ["ProductSchedule", "print_product", "product_schedule", "split_steps"
 
 
 #: Variables of every kernel of a contraction.
-_WORDS = ("acc", "batch", "block", "chunk", "depth", "depth_mask", "first", "height", "part", "partial", "stop",
-          "tile")  # fmt: skip
+_WORDS = ("acc", "batch", "block", "chunk", "depth", "depth_mask", "first", "height", "part", "partial",
+          "stop", "tile")  # fmt: skip
 
 
 @frozen
@@ -79,7 +79,7 @@ def product_schedule(c: Contraction, point: Mapping[str, Any]) -> ProductSchedul
     )
 
 
-_FIELDS = tuple(a.name for a in ProductSchedule.__attrs_attrs__)  # type: ignore[attr-defined]
+_FIELDS = tuple(a.name for a in ProductSchedule.__attrs_attrs__)
 
 
 def split_steps(call: LibraryCall, c: Contraction, split: int, program: Program) -> tuple[Buffer, LoopNest]:
