@@ -80,6 +80,11 @@ PROBLEMS: Mapping[str, Problem] = {
     "sum of everything": Problem(torch.sum, _normal((300, 500)), {"default": {}}),
     "ragged mean": Problem(torch.mean, _normal((70001,)), {"default": {}}),
     "long rows": Problem(lambda x: x.sum(-1), _normal((2, 65536)), {"looped": {"rows": 1, "cols": 256}}),
+    "few rows of many results": Problem(
+        lambda x: x / x.norm(dim=-1, keepdim=True),
+        _normal((2, 5000)),
+        {"spread": {"rows": 1, "cols": 64, "spread": 16}, "uneven": {"rows": 2, "cols": 128, "spread": 3}},
+    ),
     "cumulative sum": Problem(lambda x: torch.cumsum(x, 1), _normal((3, 70))),
     "argmax over a middle dimension": Problem(lambda x: x.argmax(1), _normal((3, 40, 5))),
     "cross entropy": Problem(
@@ -124,6 +129,9 @@ PROBLEMS: Mapping[str, Problem] = {
         2, 4, 9, 11,
     ),
     "convolution in one dimension": _module(lambda: torch.nn.Conv1d(4, 8, 3), 2, 4, 9),
+    "convolution in three dimensions": _module(
+        lambda: torch.nn.Conv3d(2, 4, (1, 2, 3), padding=(0, 1, 1), bias=False), 2, 2, 5, 6, 7
+    ),
     "depthwise convolution": _module(lambda: torch.nn.Conv2d(6, 6, 3, groups=6), 2, 6, 9, 11),
     "exp": _unary(torch.exp, -80.0, 80.0),
     "expm1 and log1p": _unary(lambda x: (torch.expm1(x), torch.log1p(x * 0.3))),

@@ -6,16 +6,36 @@ launched is never proposed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
 
-from kevolve_core.ir import Contract, LibraryCall, Load, LoopNest, Reduce, Scan, Step, itemsize, walk
+from kevolve_core.ir import (
+    Contract,
+    LibraryCall,
+    Load,
+    LoopNest,
+    Reduce,
+    Scan,
+    Step,
+    Store,
+    affine,
+    itemsize,
+    walk,
+)
 from kevolve_core.languages.triton.render.contraction import is_product
 from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
-from kevolve_core.languages.triton.render.tiling import Tiling, online_pairs, tiling_of
+from kevolve_core.languages.triton.render.tiling import (
+    Tiling,
+    divisible,
+    expressions,
+    online_pairs,
+    passes_of,
+    tiling_of,
+)
 from kevolve_core.languages.triton.render.words import power_of_two
 from kevolve_core.space import Constraint, Parameter, Space
 
@@ -56,18 +76,57 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
     tiling = tiling_of(nest)
     rows, cols = power_of_two(tiling.row_count), power_of_two(tiling.col_count)
     widest = facts.max_threads // facts.warp_size
+    down, across = _contiguous(nest, tiling)
     if not tiling.combines:
-        c = min(cols, 1024)
+        c = min(cols, 1024 if not down else 32)
         r = max(1, min(rows, 1024 // c))
         return NestSchedule(rows=r, cols=c, num_warps=min(4, widest))
-    whole = cols if cols <= _WHOLE_ROW else 4096
-    r = max(1, min(rows, _TILE // whole))
+    if down > across and tiling.row_count > 1:
+        r = min(rows, 64)
+        whole = min(cols, max(1, 4096 // r))
+    else:
+        whole = cols if cols <= _WHOLE_ROW else 4096
+        r = max(1, min(rows, _TILE // whole))
     warps = min(power_of_two(max(1, r * whole // (16 * facts.warp_size))), 16, widest)
     long = facts.float64 and cols // whole > _ADDITIONS
     scan = facts.float64 and any(isinstance(s, Scan) for s in nest.body)
     return NestSchedule(
-        rows=r, cols=whole, num_warps=warps, accumulate="fp64" if _sums(nest) and (long or scan) else "fp32"
+        rows=r,
+        cols=whole,
+        num_warps=warps,
+        accumulate="fp64" if _sums(nest) and (long or scan) else "fp32",
+        spread=_spread(nest, tiling, -(-tiling.row_count // r), whole, facts),
     )
+
+
+def _contiguous(nest: LoopNest, tiling: Tiling) -> tuple[int, int]:
+    """Elements accessed with steps of one along the last row axis, and along the last column axis."""
+    found = [0, 0]
+    lasts = [axes[-1].name if axes else "" for axes in (tiling.rows, tiling.cols)]
+    for s in nest.body:
+        accesses = [e for root in expressions(s) for e in walk(root) if isinstance(e, Load)]
+        for access in (*accesses, *((s,) if isinstance(s, Store) else ())):
+            form = affine(access.index[-1]) if access.index else None
+            if form is None:
+                continue
+            for k, axis in enumerate(lasts):
+                if form[1].get(axis) == 1:
+                    walked = {a for i in access.index for a in (affine(i) or (0, {}))[1]}
+                    found[k] += math.prod(nest.extent(a) for a in walked)
+    return found[0], found[1]
+
+
+def _spread(nest: LoopNest, tiling: Tiling, programs: int, cols: int, facts: TritonFacts) -> int:
+    """Programs a row: enough to occupy the device where walks that only store are most of the work."""
+    if programs >= facts.processors:
+        return 1
+    found = passes_of(nest, tiling)
+    sizes = [(math.prod(nest.extent(a) for a in p.cols), divisible(p, nest)) for p in found]
+    stored = max((n for n, d in sizes if d), default=0)
+    repeated = sum(n for n, d in sizes if not d)
+    if stored < 4 * cols or repeated * 8 > stored:
+        return 1
+    return power_of_two(min(-(-facts.processors // programs), stored // cols, 256))
 
 
 def _sums(nest: LoopNest) -> bool:
@@ -189,6 +248,8 @@ def _looped(nest: LoopNest, tiling: Tiling, default: NestSchedule, facts: Triton
     if tiling.row_count > facts.processors:
         counts = tuple(k * facts.processors for k in (1, 2, 4, 8))
         found.append(Parameter("programs", (0, *counts), 0))
+    if default.spread > 1:
+        found.append(Parameter("spread", _with((1, 4, 16, 64), default.spread), default.spread))
     if _sums(nest) and facts.float64:
         found.append(Parameter("accumulate", ("fp32", "fp64"), default.accumulate))
     if online_pairs(nest):

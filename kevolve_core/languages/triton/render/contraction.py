@@ -46,6 +46,7 @@ class Contraction:
         left, right: what is read, over batch, rows and depth, and over batch, depth and cols.
         flat: the position in ``output`` of a point of batch, rows and cols.
         output: buffer of the call's result.
+        added: what is added to every sum (a convolution's bias), or None.
     """
 
     batch: tuple[Axis, ...]
@@ -56,6 +57,7 @@ class Contraction:
     right: Load
     flat: Expr
     output: str
+    added: Load | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -69,11 +71,10 @@ class Contraction:
 def is_product(call: LibraryCall) -> bool:
     """Whether the call may be a contraction; buffers' types and layouts can still say no."""
     name = call.op.removeprefix("aten::").removesuffix(".default")
-    if call.outputs or len(call.operands) != 2:
-        return False
-    return (name in ("mm", "bmm") and not call.attributes) or (
-        name == "convolution" and not call.attributes.get("transposed")
-    )
+    if name in ("mm", "bmm"):
+        return len(call.operands) == 2 and not call.attributes and not call.outputs
+    transposed = call.attributes.get("transposed")
+    return name == "convolution" and len(call.operands) in (2, 3) and not transposed and not call.outputs
 
 
 def contraction_of(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
@@ -124,7 +125,9 @@ def _listed(value: object, n: int) -> list[int]:
 def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
     """Implicit GEMM: rows are output pixels, columns output channels, depth input channels and taps."""
     given = call.attributes
-    x, w = call.operands
+    x, w, *bias = call.operands
+    if bias and len(buffers[bias[0].buffer].shape) != 1:
+        return None
     spatial = len(x.shape) - 2
     if spatial < 1 or len(w.shape) != len(x.shape):
         return None
@@ -157,6 +160,7 @@ def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contractio
         (axes["g"],), (axes["n"], *(axes[f"o{d}"] for d in range(spatial))), (axes["co"],),
         (axes["c"], *(axes[f"t{d}"] for d in range(spatial))),
         left, right, ix.dot((Index("n"), filters, *pixels), buffers[call.output].stride), call.output,
+        _at(bias[0], dtype, (filters,), ix) if bias else None,
     )  # fmt: skip
 
 
