@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @frozen
 class Vendor:
-    """The environment after every step of the check passed; the steps, and seconds of processor time of all."""
+    """The environment after all steps of the check; the steps, and the processor time of all, in seconds."""
 
     env: Environment
     steps: list[str]
