@@ -288,8 +288,8 @@ class Proposal:
         device: for what.
         sequence: number of this proposal in the run; random choices come from ``(seed, sequence)`` alone.
         seed: the run's seed.
-        operator: what the policy asks for: ``draft``, ``mutate``, ``crossover``, or ``sample`` (a uniform draw,
-            for controls). A generator treats one that it does not know as ``draft``.
+        operator: what the policy asks for: ``draft``, ``mutate``, ``crossover``, or ``sample`` (a uniform
+            draw, for controls). A generator treats one that it does not know as ``draft``.
         parents: candidates to start from, best first.
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.

@@ -82,7 +82,7 @@ class Space:
         return dict(point)
 
     def around(self, points: Sequence[Point], rng: random.Random, count: int) -> list[dict[str, Any]]:
-        """Up to ``count`` distinct legal points near ``points`` (each with its parameters in declaration order),
+        """Up to ``count`` distinct legal points near ``points`` (whose parameters are in declaration order),
         themselves left out: two thirds are at distance one, as far as there are so many, the rest at distance
         two and three, each step of which goes to an adjacent choice half of the time."""
         if not points:
@@ -130,8 +130,8 @@ def _moved(parameter: Parameter, value: Any, rng: random.Random) -> Any:
 
 
 def preferred(genomes: Sequence[Mapping[str, Any]], preference: Preference, skip: int = 0) -> int | None:
-    """The place of the most preferred genome, or with ``skip`` of the one after so many better ones; None when
-    all that is left was tried."""
+    """The place of the most preferred genome, or with ``skip`` of the one after so many better ones; None
+    when all that is left was tried."""
     worth = preference(genomes)
     order = sorted((n for n in range(len(genomes)) if worth[n] > float("-inf")), key=lambda n: -worth[n])
     return order[skip] if skip < len(order) else None

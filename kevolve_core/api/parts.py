@@ -12,6 +12,7 @@ from attrs import frozen
 
 from kevolve_core.errors import (
     CaptureError,
+    ConfigError,
     PluginError,
     SpecError,
     UnknownNameError,
@@ -19,6 +20,7 @@ from kevolve_core.errors import (
     WorkerError,
     suggest,
 )
+from kevolve_core.evolve import MixedGenerator
 from kevolve_core.evolve.policies import POLICIES, make_policy
 from kevolve_core.interfaces import Backend, CodeGenerator, EvaluationRequest, Executor, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
@@ -43,7 +45,7 @@ __all__ = [
 #: A spec, the path of one, or a PyTorch function or module.
 SpecLike = KernelSpec | str | Path | Callable[..., Any]
 
-_SYNTH, _LOCAL = "synth", "local"
+_SYNTH, _LLM, _LOCAL = "synth", "llm", "local"
 #: The name of the yardstick of a target without baselines.
 UNFUSED = "unfused"
 _WAITING = 16  # threads that hold evaluations for plugins' hooks; more than any window in use (estimated)
@@ -167,21 +169,44 @@ def _only_ready(registry: Registry) -> str:
     )
 
 
-def generator_of(given: str | CodeGenerator, where: Place, spec: KernelSpec) -> CodeGenerator:
-    """The generator: the caller's own, ``synth``, or one that a plugin added (its factory takes ``backend``,
-    ``device`` and ``spec`` by keyword)."""
+def generator_of(
+    given: str | CodeGenerator,
+    where: Place,
+    spec: KernelSpec,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> CodeGenerator:
+    """The generator: the caller's own, ``synth``, ``llm``, one that a plugin added (its factory takes
+    ``backend``, ``device`` and ``spec`` by keyword, and ``options`` where there are any), or several of them
+    joined by ``+``. Any but ``synth`` alone gets a tuner for the tunables that its candidates declare.
+    ``options`` has those of each generator under its name."""
     if not isinstance(given, str):
         return given
+    if given == _SYNTH:
+        return _generator(given, where, spec, options)
+    names = [name.strip() for name in given.split("+")]
+    if len(set(names)) < len(names):
+        raise ConfigError("a mix names a generator twice", got=given, mend="name each once")
+    return MixedGenerator({name: _generator(name, where, spec, options) for name in names})
+
+
+def _generator(
+    given: str, where: Place, spec: KernelSpec, options: Mapping[str, Mapping[str, Any]] | None
+) -> CodeGenerator:
+    own = dict((options or {}).get(given, {}))
+    if given == _LLM and _LLM not in where.registry.names("generator"):
+        from kevolve_core.api.models import llm_generator
+
+        return llm_generator(where, spec, own)
     if given == _SYNTH and _SYNTH not in where.registry.names("generator"):
         from kevolve_core.synth import SynthGenerator
 
         backend = where.backend
         return SynthGenerator(spec, backend.renderers(), backend.schedule_space, where.device)
-    known = [_SYNTH, *where.registry.names("generator")]
+    known = [_SYNTH, _LLM, *where.registry.names("generator")]
     if given not in known:
         raise _unknown("generator", given, known)
     made: CodeGenerator = where.registry.generator(given)(
-        backend=where.backend, device=where.device, spec=spec
+        backend=where.backend, device=where.device, spec=spec, **({"options": own} if own else {})
     )
     return made
 

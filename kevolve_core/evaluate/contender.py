@@ -247,8 +247,8 @@ class ContenderRole:
 
 
 def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[str, ...]:
-    """Operators of PyTorch's library (``aten::mm``) that one call enters, outermost only, in order; those that
-    only allocate or view are left out."""
+    """Operators of PyTorch's library (``aten::mm``) that one call enters, outermost only, in order; those
+    that only allocate or view are left out."""
     with torch.no_grad(), profiler.profile() as seen:
         program(*inputs)
     outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kevolve_core.errors import KevolveError
 from kevolve_core.knowledge.base import Folder, KnowledgeBase
 from kevolve_core.registry import Registry
 
-__all__ = ["base_for", "plugin_folders", "user_folders"]
+__all__ = ["base_for", "plugin_folders", "ready_base", "user_folders"]
 
 _VARIABLE = "KEVOLVE_KNOWLEDGE"
 
@@ -49,3 +50,19 @@ def base_for(
     replace any of them. Reads no other place: the user's own folders are ``folders`` to the command line."""
     existing = [f if isinstance(f, Folder) else Folder(f, "user") for f in folders]
     return KnowledgeBase.open([*plugin_folders(registry, backends), *existing])
+
+
+def ready_base(
+    registry: Registry, folders: Sequence[Path | Folder] = ()
+) -> tuple[KnowledgeBase, tuple[KevolveError, ...]]:
+    """The base over every backend that is ready, and why the pages of others are not in it."""
+    found: list[Folder] = []
+    faults: list[KevolveError] = []
+    for name in registry.names("backend"):
+        try:
+            found += plugin_folders(registry, [name])
+        except KevolveError as error:
+            faults.append(error)
+    own = (f if isinstance(f, Folder) else Folder(f, "user") for f in folders)
+    unique = {folder.path: folder for folder in (*plugin_folders(registry), *found, *own)}
+    return KnowledgeBase.open(unique.values()), tuple(faults)
