@@ -75,9 +75,8 @@ class _Pages:
         ]
 
     def _opened(self) -> Any:
-        from kevolve_core.knowledge import base_for, user_folders
+        from kevolve_core.knowledge import base_for
 
         if self._base is None:
-            folders = [folder for folder in user_folders() if folder.is_dir()]
-            self._base = base_for(self._where.registry, [self._where.backend_name], folders)
+            self._base = base_for(self._where.registry, [self._where.backend_name])
         return self._base
