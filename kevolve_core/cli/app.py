@@ -45,7 +45,7 @@ _SHORT = {
     "mcp": "Serve coding agents over stdin and stdout.",
     "plugin": "Write a plugin of your own.",
     "bench": "Run public benchmarks from your own checkout.",
-    "plugins": "See which plugins are installed and ready.",
+    "plugins": "See, enable, disable and grant plugins.",
     "doctor": "Check this installation.",
     "conformance": "Check that a backend keeps the plugin contract.",
 }
