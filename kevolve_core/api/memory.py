@@ -33,9 +33,11 @@ def memory_of(mode: str, where: Place, spec: KernelSpec, generator: CodeGenerato
     from kevolve_core.knowledge.experience import Memory as Experience
 
     folders = [folder for folder in user_folders() if folder.is_dir()]
+    learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
+    if not folders and not learns:
+        return None  # what ships holds advice in words and no genome
     base = base_for(where.registry, [where.backend_name], folders)
     found = Experience.of(base).warm(spec, where.device, k=_GENOMES)
-    learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
     if not found and not learns:
         return None
     return _memory(mode, tuple(dict(warm.genome) for warm in found))
