@@ -56,7 +56,7 @@ def resolve_request(
         UnknownNameError: the target is known and no backend that is ready serves it, or the backend does not
             take the language.
     """
-    base = ready_base(registry)[0] if base is None else base
+    base = ready_base(registry) if base is None else base
     names = registry.names("backend") if backends is None else backends
     languages = {language for page in base for language in page.languages}
     languages |= {language for name in names for language in registry.manifest(name).languages}

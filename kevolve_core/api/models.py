@@ -56,11 +56,10 @@ class _Pages:
     def __call__(
         self, context: Proposal, device: Device, language: str, evaluation: Evaluation | None, count: int
     ) -> Sequence[Knowledge]:
-        from kevolve_core.knowledge import base_for, question, user_folders
+        from kevolve_core.knowledge import base_for, question
 
         if self._base is None:
-            folders = [folder for folder in user_folders() if folder.is_dir()]
-            self._base = base_for(self._where.registry, [self._where.backend_name], folders)
+            self._base = base_for(self._where.registry, [self._where.backend_name])
         del context
         query = question(self._spec, device, language=language, evaluation=evaluation)
         return [

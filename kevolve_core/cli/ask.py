@@ -8,7 +8,6 @@ import click
 
 from kevolve_core.api.asking import Asked, resolve_request
 from kevolve_core.errors import RequestError
-from kevolve_core.knowledge import user_folders
 from kevolve_core.knowledge.folders import ready_base
 from kevolve_core.registry import Registry
 
@@ -18,7 +17,7 @@ __all__ = ["ask"]
 def ask(text: str, registry: Registry, backend: str | None, device: str | None) -> Asked:
     """What ``text`` resolves to. At a terminal the question is asked, once, and its answer added to the text;
     elsewhere it is the error. Says on stderr what was understood, sizes included."""
-    base, _ = ready_base(registry, [folder for folder in user_folders() if folder.is_dir()])
+    base = ready_base(registry)
     try:
         asked = resolve_request(text, registry, backend=backend, device=device, base=base)
     except RequestError as question:

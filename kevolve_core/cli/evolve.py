@@ -99,13 +99,16 @@ def evolve(
     Ctrl-C ends the search and keeps the best so far.
     """
     limits = capped(Budget.parse(budget), max_tokens, max_money)
-    options = generator_options(generator, models, provider_file, language, siblings, pages)
-    if options:
-        hide_keys()
     registry = registry_of(plugins_file)
     asked = ask(spec, registry, backend, device) if is_request(spec) else None
     if asked is not None:
         backend, device = asked.backend or backend, asked.device or device
+        language = language or asked.request.language or None
+    options = generator_options(generator, models, provider_file, language, siblings, pages)
+    if options:
+        hide_keys()
+    if language is not None and "synth" in generator.split("+"):
+        options = {**options, "synth": {"language": language}}
     loaded = as_spec(spec if asked is None else asked.spec, seed_kernels=seed_kernels)
     where = place(loaded, backend, registry=registry, device=device)
     title = f"{loaded.name} on {_device(where.device)}, {generator}, {policy}, seed {seed}"

@@ -10,7 +10,14 @@ from kevolve_core.languages.triton.render.combine import Combiner, combiner_of, 
 from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.scope import Scope, Text
-from kevolve_core.languages.triton.render.tiling import Pass, expressions, online_pairs, passes_of, uses
+from kevolve_core.languages.triton.render.tiling import (
+    Pass,
+    divisible,
+    expressions,
+    online_pairs,
+    passes_of,
+    uses,
+)
 from kevolve_core.languages.triton.render.words import TRITON_TYPES
 
 __all__ = ["Walks"]
@@ -88,11 +95,21 @@ class Walks:
                 ends.append((x, self._running(x, loop)))
             elif isinstance(x, Store):
                 pr.store(x, loop)
-        self.body.block(f"for start in range(0, {count}, COLS):", loop)
+        self.body.block(f"for start in range({self._share(p, count)}, COLS):", loop)
         for x, running in ends:
             assert isinstance(x, Reduce)
             self._finish(x, running)
         pr.frame = Frame()
+
+    def _share(self, p: Pass, count: int) -> str:
+        """The columns of a program: all, or its part where the walk only stores."""
+        parts = self.schedule.spread
+        if parts == 1 or not divisible(p, self.printer.nest):
+            return f"0, {count}"
+        length = -(-count // parts // self.schedule.cols) * self.schedule.cols
+        length = max(length, self.schedule.cols)
+        end = f"part * {length} + {length}"
+        return f"part * {length}, {end if length * parts == count else f'min({end}, {count})'}"
 
     def _frame_once(self, cols: tuple[Axis, ...], count: int, lanes: str) -> None:
         """Columns that fit one tile; walks over the same columns share their variables."""

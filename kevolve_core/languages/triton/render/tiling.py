@@ -32,7 +32,7 @@ from kevolve_core.ir import (
     walk,
 )  # fmt: skip
 
-__all__ = ["Pass", "Tiling", "expressions", "online_pairs", "passes_of", "tiling_of", "uses"]
+__all__ = ["Pass", "Tiling", "divisible", "expressions", "online_pairs", "passes_of", "tiling_of", "uses"]
 
 
 @frozen
@@ -136,6 +136,15 @@ def passes_of(nest: LoopNest, tiling: Tiling, online: Mapping[str, str] | None =
         found.setdefault((stage, own), []).append(s)
     ordered = sorted(found.items(), key=lambda x: (x[0][0], not x[0][1]))
     return [Pass(stage, own, tuple(sinks)) for (stage, own), sinks in ordered]
+
+
+def divisible(p: Pass, nest: LoopNest) -> bool:
+    """Whether the walk's columns can be divided among programs that all do what comes before it: it only
+    stores, and nothing is added up in memory."""
+    scans = any(isinstance(s, Scan) for s in nest.body)
+    stores = [s for s in nest.body if isinstance(s, Store)]
+    plain = all(s.mode == "set" for s in stores) and not scans
+    return bool(p.cols) and plain and all(isinstance(s, Store) for s in p.sinks)
 
 
 def online_pairs(nest: LoopNest) -> Mapping[str, str]:
