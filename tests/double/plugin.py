@@ -62,9 +62,6 @@ class ToyBackend:
         del language
         return ""
 
-    def knowledge(self) -> Sequence[Path]:
-        return ()
-
 
 class ToyGenerator:
     """Kernels with a number as genome; the larger, the faster. Some fail."""
