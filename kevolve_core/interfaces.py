@@ -20,13 +20,24 @@ from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile,
 from kevolve_core.space import Point, Preference, Space
 
 __all__ = [
-    "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
+    "API_VERSION", "Backend", "Baseline", "BackendRef", "CAPABILITIES", "Checked", "CodeGenerator",
+    "Compiler",
     "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Preferring", "Profiler",
     "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
 API_VERSION = (1, 0)
+
+#: Capability of a backend -> what declaring it promises.
+CAPABILITIES: Mapping[str, str] = {
+    "compile": "`Backend.compiler` builds candidates of the manifest's languages, without the device",
+    "run": "`Backend.runner` runs what was built on the device, or on what stands for it",
+    "time": "the runner's `timestamp` and `elapsed` are times of the class of evidence that the manifest states",
+    "profile": "`Backend.profiler` knows a floor and explains a time",
+    "counters": "the runner's `counters` count what the device did",
+    "synth": "`Backend.renderers` print the loop IR, and `Backend.schedule_space` has their tunables",
+}
 
 
 @frozen
@@ -37,7 +48,7 @@ class Manifest:
         name: the backend's name (``cpu``), unique among plugins.
         api_version: (major, minor) of `API_VERSION` it was built for.
         languages: candidate languages it compiles.
-        capabilities: from ``compile``, ``run``, ``time``, ``profile``, ``synth``, ``counters``; a device's
+        capabilities: from `CAPABILITIES`; a device's
             probe may only narrow them and calling an undeclared one raises `UndeclaredCapabilityError`.
         evidence: the class of its times (``measured``, ``simulated``, …).
         options_schema: JSON Schema of its options in ``plugins.toml``.
@@ -123,14 +134,20 @@ class Runner(Protocol):
         ...
 
     def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
-        """Import the candidate's entry, with its native files bound to the artifact's; returns the entry
-        module.
+        """Make the candidate callable: import its Python entry with its native files bound to the artifact's,
+        or, for a language whose entry is no Python, open what the compiler built.
+
+        Returns the entry module, or any object that has the candidate's symbol as an attribute: a function
+        called with what `upload` returned and scalars, returning new device buffers in the reference's
+        structure; or an ``nn.Module`` class. An object (or class, constructed as the reference's is) that is no
+        ``nn.Module`` and has ``load_state_dict`` is given the reference's weights as device buffers by name.
         Raises whatever the candidate's import raises."""
         ...
 
     def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
-        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address. A
-        ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
+        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address: a tensor
+        where PyTorch knows the device, else an object of one type of the runner's own. Raises UnsupportedError
+        for an element type that the device lacks. A ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
         faults.
         """
         ...
@@ -152,7 +169,7 @@ class Runner(Protocol):
         ...
 
     def elapsed(self, start: Any, end: Any) -> float:
-        """Seconds between two marks; after `synchronize`."""
+        """Seconds of the device's clock between two marks; after `synchronize`."""
         ...
 
     def flush_cache(self) -> None:
@@ -271,8 +288,8 @@ class Proposal:
         device: for what.
         sequence: number of this proposal in the run; random choices come from ``(seed, sequence)`` alone.
         seed: the run's seed.
-        operator: what the policy asks for: ``draft``, ``mutate``, ``crossover``, or ``sample`` (a uniform draw,
-            for controls). A generator treats one that it does not know as ``draft``.
+        operator: what the policy asks for: ``draft``, ``mutate``, ``crossover``, or ``sample`` (a uniform
+            draw, for controls). A generator treats one that it does not know as ``draft``.
         parents: candidates to start from, best first.
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.

@@ -1,1 +1,1 @@
-"""Public benchmarks run against this installation: problems are read from the user's checkout, never shipped."""
+"""Public benchmarks against this installation; problems are read from the user's checkout, never shipped."""

@@ -1,4 +1,4 @@
-"""Problems of a KernelBench checkout: ``level<N>/<number>_<name>.py`` with Model, get_inputs, get_init_inputs."""
+"""Problems of a KernelBench checkout: ``level<N>/<number>_<name>.py``."""
 
 from __future__ import annotations
 

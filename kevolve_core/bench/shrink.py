@@ -1,6 +1,6 @@
 """Smaller versions of a problem: module-level sizes halved until the work fits a budget.
 
-Sizes are the integers in module-level assignments and in the bodies of ``get_inputs`` and ``get_init_inputs``.
+Sizes are the integers in module-level assignments and in ``get_inputs`` and ``get_init_inputs``.
 Equal sizes are halved together (they are often coupled), the largest first; a halving after which the module
 does not run on tensors without data is taken back. What a problem computes never changes: classes are left
 alone.
@@ -192,12 +192,9 @@ class _Recurrent(TorchFunctionMode):  # type: ignore[misc]
             return self._layer(name, *args)
         return func(*args, **(kwargs or {}))
 
-    def _layer(self, name: str, x: Any, state: Any, weights: Any, bias: Any, layers: int, *rest: Any) -> Any:
-        del bias
-        both, batch_first = rest[2], rest[3]
+    def _layer(self, name: str, x: Any, state: Any, weights: Any, *rest: Any) -> Any:
+        both, batch_first = rest[4], rest[5]
         hidden = state[0] if name == "lstm" else state
-        if x.shape[1 - int(not batch_first) if batch_first else 1] <= 0 or x.dim() != 3:
-            raise ValueError("an input of a recurrent layer has three dimensions")
         batch, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
         if weights[0].shape[1] != x.shape[2] or hidden.shape[1] != batch:
             raise ValueError("sizes of a recurrent layer do not fit")

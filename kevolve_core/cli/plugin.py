@@ -17,7 +17,7 @@ def plugin() -> None:
     """Write a plugin of your own."""
 
 
-@plugin.command("new")
+@plugin.command("new", short_help="Write a complete backend distribution to start from.")
 @click.argument("name")
 @click.option(
     "--out",
@@ -29,8 +29,8 @@ def plugin() -> None:
 def new(name: str, folder: Path | None) -> None:
     """A backend distribution for a target NAME that installs and is conformant as it is.
 
-    Everything is there (renderer, compiler, runner, profiler, probe kernels, knowledge, tests) for an imaginary
-    accelerator; the places to put your own are marked REPLACE in the code.
+    Everything is there (renderer, compiler, runner, profiler, probe kernels, knowledge, tests) for an
+    imaginary accelerator; the places to put your own are marked REPLACE in the code.
     """
     from kevolve_core.scaffold import scaffold
 

@@ -17,7 +17,7 @@ from kevolve_core.registry.needs import Needs, parse_grants
 __all__ = ["Lifted"]
 
 #: Launches that one request of a worker may make, each of which may wait in the queue; `estimated`.
-_LAUNCHES = 16
+_LAUNCHES = 4
 
 #: What any program may write to.
 _HARMLESS = ("/dev/null", "/dev/zero", "/dev/tty")
@@ -42,7 +42,7 @@ class Lifted:
 
     @property
     def queue_seconds(self) -> float:
-        """The longest that one request may wait for the device."""
+        """What waiting for the device may add to the time limit of one request."""
         return _LAUNCHES * self.grants.queue
 
     def environment(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ from kevolve_core.evaluate.lock import cache_root
 from kevolve_core.interfaces import Backend, BackendRef, Baseline, Work
 from kevolve_core.isolate.process import Limits, RemoteError, Reply, WorkerProcess
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Artifact, Candidate, Device
+from kevolve_core.model import Artifact, Candidate, Device, Evidence
 from kevolve_core.serial import to_plain
 
 __all__ = ["CasePlan", "Contender", "Inputs", "Session"]
@@ -108,6 +108,7 @@ class Session:
         spec: what.
         seed: of the reference's weights.
         secret: of the inputs; stays between this process and the oracle.
+        yardsticks: kernels by name that stand in for baselines where the backend has none.
         workdir: scratch directory, made and removed by the session.
     """
 
@@ -121,6 +122,7 @@ class Session:
         seed: int,
         secret: int,
         workdir: Path,
+        yardsticks: Mapping[str, Candidate] | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
@@ -128,6 +130,7 @@ class Session:
         self._ref = ref
         self._seed = seed
         self.secret = secret
+        self.yardsticks = dict(yardsticks or {})
         self._workdir = workdir
         self._threads = int(device.facts.get("threads", os.cpu_count() or 1))
         self._oracle: WorkerProcess | None = None
@@ -142,12 +145,20 @@ class Session:
         self._closed = False
         self._spawned: list[WorkerProcess] = []
         self._lifted = Lifted.of(ref)
-        #: Seconds that a request may wait in the device's queue, which are nobody's time.
-        self.queue_seconds = self._lifted.queue_seconds
         self.limits = Limits(
-            float(spec.options.get("timeout_s", 60.0)) + self.queue_seconds,
+            float(spec.options.get("timeout_s", 60.0)) + self._lifted.queue_seconds,
             int(spec.options.get("memory_bytes", 8 << 30)),
         )
+
+    @property
+    def measured(self) -> bool:
+        """Its times are a device's own, which this process's clock bounds from above."""
+        return self.backend.manifest.evidence == Evidence.MEASURED
+
+    @property
+    def queue_seconds(self) -> float:
+        """What a launch may wait for its turn, by the backend's manifest: nobody's time."""
+        return float(self.backend.manifest.needs.get("run", {}).get("queue", 0.0))
 
     # The oracle
     # ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from attrs import frozen
 
-from kevolve_core.errors import StoreError
+from kevolve_core.errors import ProviderError, SpendingLimitError, StoreError
 from kevolve_core.evolve.sameness import source_key
 from kevolve_core.evolve.session import Session
 from kevolve_core.evolve.steering import Order
@@ -36,6 +36,7 @@ class Proposer:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._parents: OrderedDict[str, tuple[Candidate, Evaluation]] = OrderedDict()
+        self.capped = ""  # the hard cap (``tokens`` or ``money``) that kept the generator from asking
 
     async def draw(self, sequence: int, order: Order, turn: Callable[[], Awaitable[object]]) -> Draft:
         """A draft for proposal ``sequence``. The first call of the generator may overlap others'; whether its
@@ -68,9 +69,17 @@ class Proposer:
         return Draft(store.candidate(twin[0]), twin[1], attempts)
 
     async def _offer(self, context: Proposal) -> tuple[Sequence[Candidate], str]:
-        """Candidates, or why there are none: whatever a generator raises is a recorded row."""
+        """Candidates, or why there are none: whatever a generator raises is a recorded row, but for what
+        somebody has to mend (a refused key)."""
         try:
             offered = list(await self._session.generator.propose(context, 1))
+        except ProviderError as error:
+            if error.fatal:
+                raise
+            return (), str(error)
+        except SpendingLimitError as error:
+            self.capped = self.capped or error.limit
+            return (), str(error)
         except Exception as error:
             return (), f"{type(error).__name__}: {error}"
         if not offered:

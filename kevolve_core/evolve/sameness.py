@@ -21,30 +21,9 @@ _TOKEN = re.compile(
 _COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|//(?:\\\n|[^\n])*|/\*.*?\*/', re.S)
 _RAW = re.compile(r'R"[^()\\ ]{0,16}\(')
 _PLAIN_TYPES = frozenset(
-    [
-        "auto",
-        "bool",
-        "char",
-        "double",
-        "float",
-        "half",
-        "int",
-        "long",
-        "short",
-        "signed",
-        "size_t",
-        "unsigned",
-        "ptrdiff_t",
-        "__half",
-        "__nv_bfloat16",
-        "float2",
-        "float4",
-        "int2",
-        "int4",
-        "uint2",
-        "uint4",
-    ]
-)
+    ["auto", "bool", "char", "double", "float", "half", "int", "long", "short", "signed", "size_t",
+     "unsigned", "ptrdiff_t", "__half", "__nv_bfloat16", "float2", "float4", "int2", "int4", "uint2", "uint4"]
+)  # fmt: skip
 #: Scopes of their own, and statements that bind a name without a node for it.
 _NAMING = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.Global, ast.Nonlocal,
@@ -90,9 +69,9 @@ def _python(text: str) -> str:
 
 def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
     first = node.body[0] if node.body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-        if isinstance(first.value.value, str):
-            node.body = node.body[1:] or [ast.Pass()]
+    value = first.value if isinstance(first, ast.Expr) else None
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        node.body = node.body[1:] or [ast.Pass()]
 
 
 def _rename(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
@@ -156,8 +135,8 @@ def _locals(tokens: list[str], fixed: set[str]) -> dict[str, str]:
             back = place - 1
             while back > 0 and tokens[back] in {"*", "&", "const", "__restrict__", "restrict"}:
                 back -= 1
-            if tokens[back] in _PLAIN_TYPES and tokens[place + 1] in {"=", ";", ",", "[", "{", ":"}:
-                if token not in _PLAIN_TYPES:
-                    order.setdefault(token)
+            declared = tokens[back] in _PLAIN_TYPES and tokens[place + 1] in {"=", ";", ",", "[", "{", ":"}
+            if declared and token not in _PLAIN_TYPES:
+                order.setdefault(token)
     names = [name for name in order if name not in outside and name not in fixed]
     return {name: f"local {n}" for n, name in enumerate(names)}

@@ -167,6 +167,8 @@ class Search:
             return "fault"
         if self._session.stopping():
             return "cancelled"
+        if self._proposer.capped:
+            return self._proposer.capped
         if self._empties >= settings.empties or self._repeats >= settings.duplicates:
             return "exhausted"
         if budget.candidates is not None and self._distinct >= budget.candidates:
@@ -382,7 +384,7 @@ class Search:
         """Let what is paid for come in. Where the clock or the generator ended the search, proposals not yet
         settled are dropped; where the evaluations did, they belong to the trajectory and are awaited, until
         the clock says otherwise."""
-        if stopped in {"seconds", "tokens", "money", "exhausted"}:
+        if stopped in {"seconds", "tokens", "money", "exhausted"} and not self._proposer.capped:
             await self._drop_unsettled()
         while stopped not in {"cancelled", "fault"} and any(
             not slot.closed.is_set() for slot in self._slots.values()

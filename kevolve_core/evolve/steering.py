@@ -138,12 +138,10 @@ class Steering:
             self._shares.told(part, sequence, candidate.id, score, _tokens(candidate))
 
     def passed(self, sequence: int) -> None:
-        """Nothing came of proposal ``sequence``."""
-        lane, part = self._flying.pop(sequence, ("", ""))
+        """Nothing came of proposal ``sequence``, which says nothing about its lane."""
+        _, part = self._flying.pop(sequence, ("", ""))
         if part and self._shares:
             self._shares.told(part, sequence, "", None, 0.0)
-        if lane and self._memory and self._memory.mode == "split" and self._memory.lanes:
-            self._memory.lanes.told(sequence, lane, None)
 
     def _lane(self, sequence: int) -> str:
         if self._memory is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -123,6 +124,8 @@ class Index:
             if self._ranker is None:
                 import bm25s
 
+                # It sets its own logger to DEBUG on import, over what the program chose.
+                logging.getLogger("bm25s").setLevel(logging.WARNING)
                 self._ranker = bm25s.BM25()
                 self._ranker.index([_page_terms(page) for page in self._pages], show_progress=False)
             found: Mapping[str, int] = self._ranker.vocab_dict

@@ -11,6 +11,8 @@ Text …
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ _LISTS = {
     "targets": "target", "languages": "language", "operators": "operator", "bottlenecks": "bottleneck",
     "verdicts": "verdict", "sources": "source", "aliases": "alias", "within": "", "symptoms": "symptom",
 }  # fmt: skip
+_ID = re.compile(r"\w[\w.+\-]*(/\w[\w.+\-]*)*")
 _SINGULAR = {short: key for key, short in _LISTS.items() if short}
 _KEYS = ("id", "title", "kind", *_LISTS, "confidential", "status", "data")
 
@@ -126,6 +129,10 @@ def parse_page(text: str, name: str, *, where: str = "") -> Page:
         )
     lists = {key: _words(head, key, where) for key in _LISTS}
     name = str(head.get("id") or name)
+    if not _ID.fullmatch(name) or ".." in name:
+        raise KnowledgeError(
+            "a page's id is not usable", got=name, where=where, mend="letters, digits, -, _ and . between /"
+        )
     folders = name.split("/")[:-1]
     kind = _one_of(head, "kind", KINDS, folders[0] if folders and folders[0] in KINDS else "guidance", where)
     if len(folders) > 1 and kind == "hardware":
@@ -178,7 +185,7 @@ def dump_page(page: Page) -> str:
     if page.confidential:
         head["confidential"] = True
     if page.data:
-        head["data"] = dict(page.data)
+        head["data"] = json.loads(json.dumps(dict(page.data), default=dict))  # YAML knows plain types only
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=110)
     return f"{_FENCE}\n{front}{_FENCE}\n\n{page.body.strip()}\n"
 

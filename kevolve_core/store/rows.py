@@ -51,8 +51,8 @@ class ProposalRow:
     """One proposal, as settled: duplicates and faults are rows too.
 
     ``candidate_id`` is None where the generator gave nothing; ``fault`` says why. ``duplicate_of`` is the
-    sequence that first brought the same content. ``tokens`` and ``money`` are what this proposal cost. ``lane``
-    is ``warm`` or ``cold``, "" where the run has no lanes.
+    sequence that first brought the same content. ``tokens`` and ``money`` are what this proposal cost.
+    ``lane`` is ``warm`` or ``cold``, "" where the run has no lanes.
     """
 
     sequence: int

@@ -6,6 +6,8 @@ What may crash, hang or exhaust memory goes through the evaluator instead (`kevo
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from kevolve_core.isolate.process import Limits, WorkerProcess
 from kevolve_core.model import Artifact, Candidate, Device
 from kevolve_core.registry import load_backend
 from kevolve_core.serial import from_plain, to_plain
+from kevolve_core.testing.leftovers import held_files
 from kevolve_core.testing.probes import PROBE_SYMBOL
 
 __all__ = ["Bench", "BenchClient", "BenchRole"]
@@ -265,10 +268,31 @@ class Bench:
         return {"counters": {n: median(r[n] for r in rows) for n in names}, "seconds": median(seconds)}
 
 
+def _record_writes(written: dict[str, None]) -> None:
+    """From now on note every path that this process opens for writing or makes, as Python sees it. Cannot be
+    undone."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        paths: tuple[Any, ...] = ()
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            paths = arguments[:1]
+        elif event in ("os.mkdir", "os.truncate"):
+            paths = arguments[:1]
+        elif event in ("os.rename", "os.link", "os.symlink"):
+            paths = arguments[1:2]
+        for path in paths:
+            if isinstance(path, (str, bytes, os.PathLike)):
+                written[os.path.abspath(os.fsdecode(path))] = None
+
+    sys.addaudithook(hook)
+
+
 class BenchRole:
     """`Bench` as the role of a worker process."""
 
     def __init__(self, ref: Any, device: Any, workdir: str, grants: Sequence[str]) -> None:
+        self._written: dict[str, None] = {}
+        _record_writes(self._written)
         backend = load_backend(from_plain(BackendRef, ref))
         self._bench = Bench(backend, from_plain(Device, device), Path(workdir))
         sandbox.confine(network="network" in grants, write="write" in grants)
@@ -276,6 +300,10 @@ class BenchRole:
     def op_bench(self, name: str, arguments: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """One method of the bench."""
         return getattr(self._bench, name)(**arguments), []
+
+    def op_written(self) -> tuple[Any, list[Any]]:
+        """Paths that this process wrote to."""
+        return list(self._written), []
 
 
 class BenchClient:
@@ -330,6 +358,12 @@ class BenchClient:
         assert self._worker is not None
         return self._worker.call("bench", {"name": name, "arguments": arguments}).value
 
+    def written(self) -> list[str]:
+        """Paths the worker wrote to, and those it holds open for writing or maps shared, native code's too."""
+        assert self._worker is not None
+        noted: list[str] = self._worker.call("written").value
+        return list(dict.fromkeys([*noted, *held_files(self._worker.pid)]))
+
     def close(self) -> None:
         """End the worker."""
         if self._worker is not None:
@@ -364,7 +398,5 @@ def _difference(got: Any, want: torch.Tensor) -> str:
 
 
 def _resident() -> int:
-    import os
-
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

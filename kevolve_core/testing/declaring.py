@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kevolve_core.errors import KevolveError, UndeclaredCapabilityError, UnsupportedError
-from kevolve_core.interfaces import API_VERSION, Baseline, Manifest
+from kevolve_core.interfaces import API_VERSION, CAPABILITIES, Baseline, Manifest
 from kevolve_core.model import Evidence
 from kevolve_core.registry.compat import check_api, check_options
 from kevolve_core.testing.checks import Check, fail
 from kevolve_core.testing.subject import Subject
 
-__all__ = ["CAPABILITIES", "CHECKS"]
+__all__ = ["CHECKS"]
 
-CAPABILITIES = frozenset({"compile", "run", "time", "profile", "synth", "counters"})
 _KINDS = ("eager", "compiled", "vendor", "kernel")
 
 
@@ -35,7 +34,7 @@ def manifest(subject: Subject) -> None:
             mend="register the same manifest that the backend returns",
         )
     check_api(m)
-    if unknown := m.capabilities - CAPABILITIES:
+    if unknown := m.capabilities - set(CAPABILITIES):
         raise fail(
             f"capabilities from {', '.join(sorted(CAPABILITIES))}",
             got=", ".join(sorted(unknown)),

@@ -24,7 +24,6 @@ from kevolve_core.registry.source import PluginSource
 from kevolve_core.testing.bench import BenchClient
 from kevolve_core.testing.checks import Check, SkippedError, fail
 from kevolve_core.testing.expect import EXPECTATIONS_FILE, Expectations, read_expectations
-from kevolve_core.testing.leftovers import Leftovers
 from kevolve_core.testing.probes import PROBE_SYMBOL, ProbeKernels, SuppliesProbes
 
 __all__ = ["Subject", "find_expectations", "reference_of", "subject_of"]
@@ -64,7 +63,6 @@ class Subject:
         self.patience = patience
         self.isolated = isolated
         self.workdir = Path(tempfile.mkdtemp(prefix="kevolve-conformance-"))
-        self.leftovers = Leftovers(self.workdir)
         self._executors: list[LocalExecutor] = []
         self.containment: LocalExecutor | None = None  # see kevolve_core.testing.containing
         self._bench: BenchClient | None = None

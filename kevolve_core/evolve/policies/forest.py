@@ -57,8 +57,8 @@ class Forest:
             )
 
     def likelihood(self, rows: Sequence[Features], rng: random.Random) -> npt.NDArray[np.float64]:
-        """How likely each row is a good one, by a random half of the trees: proposals that are made before the
-        others' results are in then differ where the trees do (Thompson's idea, by bootstrap)."""
+        """How likely each row is a good one, by a random half of the trees: proposals made before the others'
+        results are in then differ where the trees do (Thompson's idea, by bootstrap)."""
         table = matrix(rows, self._columns)
         chosen = rng.sample(self._trees, (len(self._trees) + 1) // 2)
         total = np.zeros(len(rows))
@@ -83,8 +83,7 @@ def require() -> None:
 def _grown(table: Any, target: Any, weight: Any, seed: int) -> Any:
     from sklearn.tree import DecisionTreeRegressor
 
-    # A third of the columns a split is Breiman's choice for regression; leaves of two smooth single noisy
-    # measurements.
-    tree = DecisionTreeRegressor(max_features=1 / 3, min_samples_leaf=2, random_state=seed)
+    # Breiman's choices: a third of the columns a split (for regression), single rows as leaves (for classes).
+    tree = DecisionTreeRegressor(max_features=1 / 3, min_samples_leaf=1, random_state=seed)
     tree.fit(table, target, sample_weight=weight, check_input=False)
     return tree.tree_

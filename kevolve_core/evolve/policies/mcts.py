@@ -29,10 +29,10 @@ class _Node:
 
 
 class MctsPolicy:
-    """Upper confidence bounds for trees (Kocsis and Szepesvári 2006, https://doi.org/10.1007/11871842_29) with
-    progressive widening (Coulom 2007): a node is given another child while it has fewer than ``widening`` ×
-    visits^½, else its best child by bound is entered. A new child of the root is a draft, of any other node a
-    mutation of it.
+    """Upper confidence bounds for trees (Kocsis and Szepesvári 2006, https://doi.org/10.1007/11871842_29),
+    with progressive widening (Coulom 2007): a node is given another child while it has fewer than
+    ``widening`` × visits^½, else its best child by bound is entered. A new child of the root is a draft, of
+    any other node a mutation of it.
 
     A node is worth the best score below it, as a rank among all scores kept, so that the bound's scale fits
     whatever the scores' is. Proposals in flight count as visits without gain (virtual loss), which keeps
@@ -66,6 +66,7 @@ class MctsPolicy:
         return ("draft", ()) if node is self._root else ("mutate", (node.candidate_id,))
 
     def asked(self, sequence: int, operator: str, parents: tuple[str, ...]) -> None:
+        del operator  # parents say it
         at = parents[0] if parents and parents[0] in self._nodes else ""
         self._flying[sequence] = at
         self._add_losses(at, 1)
@@ -73,7 +74,7 @@ class MctsPolicy:
             self._land(next(iter(self._flying)))
 
     def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None:
-        at = self._land(sequence)
+        at = self._land(sequence) if sequence in self._flying else next(iter(candidate.parents), "")
         score = score_of(evaluation)
         if score is not None and candidate.id not in self._nodes:
             self._grow(self._nodes.get(at, self._root), candidate.id, score, sequence)

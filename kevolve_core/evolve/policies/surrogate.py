@@ -70,9 +70,10 @@ class SurrogatePolicy:
     """A classifier learns from everything told which genomes are good; proposals are those it likes best,
     near the best so far or anywhere.
 
-    After ``drafts`` drafts, a share ``explore`` of the proposals asks for a draft and the rest for a mutation
-    of the top ``width`` candidates together (a random one first); in both the generator chooses by
-    `preference`. A generator that ignores preferences is led by the parents alone.
+    After ``drafts`` drafts, a share ``explore`` of the proposals asks for a draft, and the rest for a
+    mutation of the top ``width`` candidates together (a random one first, the better the likelier); the
+    generator chooses by `preference`. A share ``blind`` are mutations without a preference: they correct a
+    model that is sure of a mistake. A generator that ignores preferences is led by the parents alone.
 
     The model is renewed after every ``period`` tells and grown when it is first asked. Memory and the work of
     a call are bounded.
@@ -92,14 +93,15 @@ class SurrogatePolicy:
         self,
         *,
         drafts: int = 16,
-        explore: float = 0.25,
+        explore: float = 0.1,
+        blind: float = 0.2,
         width: int = 8,
         good: float = 0.15,
         trees: int = 32,
         period: int = 4,
     ) -> None:
         require()
-        self._drafts, self._explore, self._width = drafts, explore, width
+        self._drafts, self._explore, self._blind, self._width = drafts, explore, blind, width
         self._good, self._trees, self._period = good, trees, period
         self._examples = Examples()
         self._seen: OrderedDict[frozenset[tuple[str, float]], None] = OrderedDict()
@@ -108,8 +110,8 @@ class SurrogatePolicy:
 
     def ask(self, sequence: int, seed: int) -> tuple[str, tuple[str, ...]]:
         rng = draw(self.name, seed, sequence)
-        best = self._examples.best
-        if sequence < self._drafts or not best or rng.random() < self._explore:
+        best, kind = self._examples.best, rng.random()
+        if sequence < self._drafts or not best or kind < self._explore:
             return "draft", ()
         near = [example.candidate_id for example in best[: self._width]]
         first = near[min(rng.randrange(len(near)), rng.randrange(len(near)))]
@@ -117,7 +119,8 @@ class SurrogatePolicy:
 
     def preference(self, sequence: int, seed: int) -> Preference | None:
         """See `interfaces.Preferring`; None while the drafts go on or too little was measured."""
-        if sequence < self._drafts or self._model is None:
+        kind = draw(self.name, seed, sequence).random()
+        if sequence < self._drafts or self._model is None or kind >= 1.0 - self._blind:
             return None
         return _Ranking(self._model, frozenset(self._seen), seed, sequence)
 
