@@ -29,13 +29,13 @@ for _name in ("gru", "rnn_tanh", "rnn_relu"):
     _LIBRARY.define(f"{_name}(Tensor gates, Tensor weight, Tensor? bias, Tensor h) -> Tensor")
 
 
-def _states(gates: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+def _states(gates: torch.Tensor, _weight: Any, _bias: Any, h: torch.Tensor) -> torch.Tensor:
     return gates.new_empty((gates.shape[0] + 1, *h.shape))
 
 
-_LIBRARY.impl("lstm", lambda g, w, b, h, c: (_states(g, h), _states(g, c)), "Meta")
+_LIBRARY.impl("lstm", lambda g, w, b, h, c: (_states(g, w, b, h), _states(g, w, b, c)), "Meta")
 for _name in ("gru", "rnn_tanh", "rnn_relu"):
-    _LIBRARY.impl(_name, lambda g, w, b, h: _states(g, h), "Meta")
+    _LIBRARY.impl(_name, _states, "Meta")
 
 
 def layer(
@@ -105,8 +105,8 @@ Reader = Callable[[str, Sequence[Expr]], Expr]
 
 @frozen
 class Cell:
-    """The nests of one recurrence: ``first`` puts the initial state in place; ``step`` computes a step a point
-    of its first axis, from the product of the state before and the weights."""
+    """The nests of one recurrence: ``first`` puts the initial state in place; ``step`` computes a step a
+    point of its first axis, from the product of the state before and the weights."""
 
     first: LoopNest
     step: LoopNest
