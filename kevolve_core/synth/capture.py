@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from kevolve_core.errors import CaptureError
+from kevolve_core.synth.attention import DECOMPOSITIONS
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType
 from kevolve_core.synth.recurrent import OPERATORS, layer
 
@@ -190,7 +191,8 @@ def _plain(value: Any) -> Any:
 def _decompositions(keep: frozenset[str]) -> dict[Any, Callable[..., Any]]:
     from torch._decomp import core_aten_decompositions
 
-    return {op: f for op, f in core_aten_decompositions().items() if str(op) not in keep}
+    table = {**core_aten_decompositions(), **DECOMPOSITIONS}
+    return {op: f for op, f in table.items() if str(op) not in keep}
 
 
 class _Lines(TorchFunctionMode):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
-from kevolve_core.ir import Axis, Const, Expr, Index, Load, LoopNest, Op, Statement, Store
+from kevolve_core.ir import Axis, Expr, Index, Load, LoopNest, Op, Statement, Store
 from kevolve_core.synth.index import ZERO, integer
 from kevolve_core.synth.lower.core import TABLE, Lowering, Value, cast, wide
 
@@ -171,7 +171,7 @@ def cell_of(
     elif name == "gru":
         r, z = (one("sigmoid", add(given(k), carried(k))) for k in range(2))
         n = one("tanh", add(given(2), mul(r, carried(2))))
-        h = add(mul(Op("sub", (Const(1.0, compute), z), compute), n), mul(z, state(0, t)))
+        h = add(n, mul(z, Op("sub", (state(0, t), n), compute)))  # as ATen's cell rounds
         body = [Store(states[0], (after, b, j), cast(h, dtype))]
     else:
         h = one("tanh" if name == "rnn_tanh" else "relu", add(given(0), carried(0)))

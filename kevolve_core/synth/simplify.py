@@ -141,7 +141,9 @@ def reverse_scans(graph: Graph) -> Graph:
             rank = max(1, len(scan.tensor.shape))
             dims = [d % rank for d in n.args[1]]
             if dims == [d % rank for d in flip.args[1]] == [scan.args[1] % rank]:
-                n = Node(n.name, scan.op, (flip.args[0], scan.args[1]), {"reverse": True}, n.type, line=n.line)
+                n = Node(
+                    n.name, scan.op, (flip.args[0], scan.args[1]), {"reverse": True}, n.type, line=n.line
+                )
         kept.append(n)
         nodes[n.name] = n
     return graph.replaced({}, tuple(kept))

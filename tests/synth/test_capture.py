@@ -114,8 +114,8 @@ def test_a_plain_tensor_that_is_overwritten_does_not_matter(check: Any) -> None:
     x = torch.randn(300, 300)
     want = x * 3 + 1
     program = check(_Remembers(), [x])
-    assert [] == [b for b in program.buffers.values() if b.role == "constant" and b.size > 1]
+    assert [b for b in program.buffers.values() if b.role == "constant" and b.size > 1] == []
     graph = capture(module, [x])
     assert module.state is kept
-    assert 1 == len(graph.outputs)
+    assert len(graph.outputs) == 1
     torch.testing.assert_close(module(x), want)
