@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import pytest
 
+from kevolve_core.builds import BuildCache
 from kevolve_core.errors import CompileError, StoreError, ToolchainMissingError, UnsupportedError
 from kevolve_core.model import Artifact, Candidate, Device, Target
-from kevolve_cpu.cache import BuildCache
 from kevolve_cpu.compiler import CppCompiler, trimmed
 from kevolve_cpu.settings import Settings
 from kevolve_cpu.toolchain import find_toolchain

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from attrs import field, frozen
 
+from kevolve_core.builds import BuildCache
 from kevolve_core.errors import CompileError, KevolveError, StoreError, UnsupportedError
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Artifact, Candidate, Target, content_hash
-from kevolve_cpu.cache import BuildCache
 from kevolve_cpu.isa import flags_for
 from kevolve_cpu.settings import Settings, available_cpus
 from kevolve_cpu.toolchain import BASE_FLAGS, Toolchain, find_toolchain

@@ -1,0 +1,110 @@
+"""A kernel of a loaded module as a Python callable. Needs torch and cuda-bindings, and nothing of Kevolve:
+exported kernels carry this text."""
+
+# --- carried by exported kernels from here on ---
+import ctypes
+import typing
+
+import torch
+from cuda.bindings import driver as _driver
+
+_CODES = {
+    "p": ctypes.c_void_p,
+    "l": ctypes.c_int64,
+    "i": ctypes.c_int32,
+    "d": ctypes.c_double,
+    "f": ctypes.c_float,
+}
+_STATIC_SHARED = 48 << 10  # more than this a kernel has to opt into (CUDA C++ Programming Guide)
+
+
+def _checked(call: str, result: tuple[typing.Any, ...]) -> typing.Any:
+    code, *values = result
+    if int(code) != 0:
+        raise RuntimeError(f"CUDA error: {call}: {getattr(code, 'name', code)}")
+    return values[0] if values else None
+
+
+def _three(size: int | typing.Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = [*([size] if isinstance(size, int) else size), 1, 1][:3]
+    return int(x), int(y), int(z)
+
+
+class Kernel:
+    """Launches a kernel on PyTorch's current stream: ``kernel(*args, grid=…, block=…)``.
+
+    ``grid``, ``block`` and ``cluster`` are an int or up to three; ``shared`` is dynamic shared memory in
+    bytes; pointers are ints (``tensor.data_ptr()``). ``cooperative`` kernels may synchronise their grid.
+    """
+
+    def __init__(self, module: typing.Any, name: str, codes: str) -> None:
+        self.name = name
+        self._function = _checked(
+            f"no kernel '{name}'", _driver.cuModuleGetFunction(module, name.encode())
+        )
+        self._types = tuple(_CODES[code] for code in codes)
+        self._shared = _STATIC_SHARED
+        self._wide = False
+
+    def __call__(
+        self,
+        *args: int | float,
+        grid: int | typing.Sequence[int],
+        block: int | typing.Sequence[int],
+        shared: int = 0,
+        cluster: int | typing.Sequence[int] | None = None,
+        cooperative: bool = False,
+    ) -> None:
+        if len(args) != len(self._types):
+            raise TypeError(f"kernel {self.name!r} takes {len(self._types)} arguments, not {len(args)}")
+        sizes = _three(grid)
+        if 0 in sizes:
+            return
+        if shared > self._shared:
+            attribute = _driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _checked(
+                f"{shared} bytes of shared memory",
+                _driver.cuFuncSetAttribute(self._function, attribute, shared),
+            )
+            self._shared = shared
+        config = _driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = sizes
+        config.blockDimX, config.blockDimY, config.blockDimZ = _three(block)
+        config.sharedMemBytes = shared
+        config.hStream = _driver.CUstream(torch.cuda.current_stream().cuda_stream)
+        attributes = self._attributes(cluster, cooperative)
+        config.attrs = attributes
+        config.numAttrs = len(attributes)
+        _checked(
+            f"launching '{self.name}'",
+            _driver.cuLaunchKernelEx(config, self._function, (args, self._types), 0),
+        )
+
+    def _attributes(
+        self, cluster: int | typing.Sequence[int] | None, cooperative: bool
+    ) -> list[typing.Any]:
+        found = []
+        if cluster is not None:
+            attribute = _driver.CUlaunchAttribute()
+            attribute.id = _driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+            dimension = attribute.value.clusterDim
+            dimension.x, dimension.y, dimension.z = _three(cluster)
+            if dimension.x * dimension.y * dimension.z > 8 and not self._wide:
+                name = "CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED"
+                wide = getattr(_driver.CUfunction_attribute, name)
+                _checked("a cluster above 8 blocks", _driver.cuFuncSetAttribute(self._function, wide, 1))
+                self._wide = True
+            found.append(attribute)
+        if cooperative:
+            attribute = _driver.CUlaunchAttribute()
+            attribute.id = _driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+            attribute.value.cooperative = 1
+            found.append(attribute)
+        return found
+
+
+def load_module(binary: bytes) -> typing.Any:
+    """A module made of a cubin, or of PTX text that ends in a zero byte, in the current context."""
+    torch.cuda.current_stream()  # makes PyTorch's context, where there is none yet
+    torch.cuda.synchronize()
+    return _checked("loading the module", _driver.cuModuleLoadData(binary))
