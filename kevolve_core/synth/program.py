@@ -94,7 +94,9 @@ class _Assembler:
         required |= self._library_bases()
         self.search_rows = {d.row for d in lowering.defs.values() if d.kind == "search"}
         required |= {
-            n for n in self.partition.stored if n in lowering.defs and lowering.defs[n].kind == "point"
+            n
+            for n in (*self.partition.stored, *lowering.stored)
+            if n in lowering.defs and lowering.defs[n].kind == "point"
         }
         fusion = self._fused(required)
         groups = fusion.groups()
