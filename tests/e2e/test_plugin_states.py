@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
+from tests.double.plugin import SPEC
 from tests.e2e.conftest import Done, environment, kevolve
 from tests.registry.conftest import Site
-from tests.toy.plugin import SPEC
 
 pytestmark = pytest.mark.slow
 
-TOY = Path(__file__).parents[1] / "toy" / "plugin.py"
+TOY = Path(__file__).parents[1] / "double" / "plugin.py"
 
 SEGFAULT = "def _crash(self):\n    import ctypes\n    ctypes.string_at(0)\nFakeBackend.probe = _crash"
 HANG = "def _hang(self):\n    import time\n    time.sleep(3600)\nFakeBackend.probe = _hang"
