@@ -73,6 +73,11 @@ PROBLEMS: Mapping[str, Problem] = {
     "layer norm": Problem(
         lambda x, w, b: F.layer_norm(x, (70,), w, b), _normal((5, 70), (70,), (70,))
     ),
+    "variance far from zero": Problem(
+        lambda x: torch.var(x + 1000.0, -1),
+        _normal((4, 1000)),
+        {"looped": {"rows": 2, "cols": 64, "accumulate": "fp64"}},
+    ),
     "group norm": Problem(lambda x, w: F.silu(F.group_norm(x, 4, w)), _normal((2, 8, 3, 5), (8,))),
     "batch statistics": Problem(
         lambda x: F.batch_norm(x, None, None, training=True), _normal((2, 8, 3, 5))

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from kevolve_core.cli.app import run
 from kevolve_core.spec import load_spec
-from tests.toy import plugin as toy
+from tests.double import plugin as toy
 
 PAGE = "---\ntitle: Xylophones\nsources: [a drawer]\n---\n" + "How to tune a xylophone for speed. " * 10
 

@@ -32,6 +32,7 @@ from kevolve_core.languages.triton.render.tiling import (
     Tiling,
     divisible,
     expressions,
+    moment_pairs,
     online_pairs,
     passes_of,
     tiling_of,
@@ -89,12 +90,13 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
         r = max(1, min(rows, _TILE // whole))
     warps = min(power_of_two(max(1, r * whole // (16 * facts.warp_size))), 16, widest)
     long = facts.float64 and cols // whole > _ADDITIONS
-    scan = facts.float64 and any(isinstance(s, Scan) for s in nest.body)
+    moments = whole < cols and bool(moment_pairs(nest))
+    exact = facts.float64 and (moments or any(isinstance(s, Scan) for s in nest.body))
     return NestSchedule(
         rows=r,
         cols=whole,
         num_warps=warps,
-        accumulate="fp64" if _sums(nest) and (long or scan) else "fp32",
+        accumulate="fp64" if _sums(nest) and (long or exact) else "fp32",
         spread=_spread(nest, tiling, -(-tiling.row_count // r), whole, facts),
     )
 
@@ -252,6 +254,6 @@ def _looped(nest: LoopNest, tiling: Tiling, default: NestSchedule, facts: Triton
         found.append(Parameter("spread", _with((1, 4, 16, 64), default.spread), default.spread))
     if _sums(nest) and facts.float64:
         found.append(Parameter("accumulate", ("fp32", "fp64"), default.accumulate))
-    if online_pairs(nest):
+    if online_pairs(nest) or moment_pairs(nest):
         found.append(Parameter("online", (True, False), True))
     return found
