@@ -29,14 +29,13 @@ def memory_of(mode: str, where: Place, spec: KernelSpec, generator: CodeGenerato
         )
     if mode == "off":
         return Memory("off")
-    from kevolve_core.knowledge import base_for, user_folders  # pages are read only by runs that may use them
+    from kevolve_core.knowledge import base_for  # pages are read only by runs that may use them
     from kevolve_core.knowledge.experience import Memory as Experience
 
-    folders = [folder for folder in user_folders() if folder.is_dir()]
     learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
-    if not folders and not learns:
-        return None  # what ships holds advice in words and no genome
-    base = base_for(where.registry, [where.backend_name], folders)
+    base = base_for(where.registry, [where.backend_name])
+    # A genome carries no taint: what is confidential starts only runs that are so by their backend.
+    base = base.allowed(confidential=where.backend.manifest.confidential)
     found = Experience.of(base).warm(spec, where.device, k=_GENOMES)
     if not found and not learns:
         return None

@@ -55,6 +55,9 @@ class ToyBackend:
         del spec, device
         return (Baseline("eager", "eager", "x:y"), Baseline("torch.compile", "compiled", "x:z"))
 
+    def knowledge(self) -> Sequence[Path]:
+        return ()
+
     def standalone_loader(self, language: str) -> str:
         del language
         return ""
