@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from attrs import frozen
-from tests.toy import plugin as toy
+from tests.double import plugin as toy
 
 from kevolve_core.cli.app import run
 from kevolve_core.spec import load_spec

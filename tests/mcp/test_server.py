@@ -16,7 +16,7 @@ pytest.importorskip("mcp", reason="the official MCP package is not installed: pi
 import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from tests.toy import plugin as toy
+from tests.double import plugin as toy
 
 from kevolve_core.cli.app import run as kevolve
 from kevolve_core.knowledge import Page
