@@ -42,7 +42,6 @@ MANIFEST = Manifest(
     capabilities=frozenset({"compile", "run", "time", "profile", "synth", "counters"}),
     evidence="measured",
     options_schema=OPTIONS_SCHEMA,
-    needs={"run": {"devices": ["/dev/nvidia*"]}},
     worker_environment={
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # The driver writes its cache of compiled PTX to HOME, which a confined worker may not.
@@ -79,9 +78,10 @@ class NvidiaBackend:
         from kevolve_nvidia.facts import compile_only, found_devices
         from kevolve_nvidia.peaks import cached_peaks
 
+        held = {"hold_seconds": self.settings.queue_ahead_us * 1e-6}
         found = [
             device if (peaks := cached_peaks(device, self.settings)) is None else peaks.on(device)
-            for device in found_devices(MANIFEST.capabilities)
+            for device in found_devices(MANIFEST.capabilities, held)
         ]
         return (*found, *(compile_only(name) for name in self.settings.compile_for))
 
