@@ -14,10 +14,16 @@ __all__ = [
     "CompileError",
     "ConfigError",
     "DegenerateSpecError",
+    "EgressError",
     "KevolveError",
+    "MalformedReplyError",
+    "KnowledgeError",
     "PluginError",
+    "RequestError",
+    "ProviderError",
     "RunLockedError",
     "SpecError",
+    "SpendingLimitError",
     "StoreError",
     "ToolchainMissingError",
     "UndeclaredCapabilityError",
@@ -91,6 +97,14 @@ class ConfigError(KevolveError):
     """``plugins.toml``, an option or a flag has an unknown key or a bad value."""
 
 
+class KnowledgeError(KevolveError):
+    """A knowledge page or skill is not usable: front matter missing or malformed, no source, unknown id."""
+
+
+class RequestError(KevolveError):
+    """A plain request leaves something open or says what is not understood; ``what`` is the one question."""
+
+
 class UnknownNameError(KevolveError):
     """A backend, generator, policy, run, … of that name is not there; lists those that are."""
 
@@ -121,6 +135,69 @@ class CompileError(KevolveError):
     ) -> None:
         self.log = log
         super().__init__(what, got=got, where=where, mend=mend)
+
+
+class ProviderError(KevolveError):
+    """A language model did not answer usably.
+
+    ``kind`` says why: ``key`` (bad, missing or without the right), ``model`` (unknown), ``context`` (the
+    prompt is too long for it), ``refusal``, ``truncated`` (the reply ended at its length limit),
+    ``request`` (the server does not take it), ``rate_limit``, ``timeout``, ``connection`` (refused, dropped,
+    stream cut short), ``server`` (5xx), ``protocol`` (not the answer of such a server), ``replay`` (not
+    recorded).
+    ``retry_after`` is what the server asked for, in seconds; ``billed`` says that the server may count the
+    attempt although no answer came.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        kind: str,
+        retry_after: float | None = None,
+        billed: bool = False,
+        got: object = None,
+        where: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self.retry_after = retry_after
+        self.billed = billed
+        super().__init__(what, got=got, where=where, mend=mend)
+
+    @property
+    def transient(self) -> bool:
+        """Asking again may help."""
+        return self.kind in {"rate_limit", "timeout", "connection", "server", "protocol"}
+
+    @property
+    def fatal(self) -> bool:
+        """No proposal can be had before somebody mends it: it ends the run, which can be resumed."""
+        return self.kind in {"key", "model"}
+
+
+class MalformedReplyError(KevolveError):
+    """A language model's reply holds no candidate: no file, an edit that fits nowhere, a syntax error."""
+
+
+class SpendingLimitError(KevolveError):
+    """A request could overrun a cap on ``tokens`` or ``money`` (``limit``), so it was not sent."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        limit: str,
+        got: object = None,
+        where: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        self.limit = limit
+        super().__init__(what, got=got, where=where, mend=mend)
+
+
+class EgressError(KevolveError):
+    """What would be sent derives from confidential material that the provider may not see."""
 
 
 class UnsupportedError(KevolveError):

@@ -17,16 +17,27 @@ from attrs import field, frozen
 from kevolve_core.ir import Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile, Target, freeze
-from kevolve_core.space import Point, Space
+from kevolve_core.space import Point, Preference, Space
 
 __all__ = [
-    "API_VERSION", "Backend", "Baseline", "BackendRef", "Checked", "CodeGenerator", "Compiler",
-    "EvaluationRequest", "Executor", "Manifest", "Profiler", "Proposal", "Renderer", "Runner",
-    "SelectionPolicy", "Work",
+    "API_VERSION", "Backend", "Baseline", "BackendRef", "CAPABILITIES", "Checked", "CodeGenerator",
+    "Compiler",
+    "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Preferring", "Profiler",
+    "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
 API_VERSION = (1, 0)
+
+#: Capability of a backend -> what declaring it promises.
+CAPABILITIES: Mapping[str, str] = {
+    "compile": "`Backend.compiler` builds candidates of the manifest's languages, without the device",
+    "run": "`Backend.runner` runs what was built on the device, or on what stands for it",
+    "time": "the runner's `timestamp` and `elapsed` are times of the class of evidence that the manifest states",
+    "profile": "`Backend.profiler` knows a floor and explains a time",
+    "counters": "the runner's `counters` count what the device did",
+    "synth": "`Backend.renderers` print the loop IR, and `Backend.schedule_space` has their tunables",
+}
 
 
 @frozen
@@ -37,13 +48,19 @@ class Manifest:
         name: the backend's name (``cpu``), unique among plugins.
         api_version: (major, minor) of `API_VERSION` it was built for.
         languages: candidate languages it compiles.
-        capabilities: from ``compile``, ``run``, ``time``, ``profile``, ``synth``, ``counters``; a device's
+        capabilities: from `CAPABILITIES`; a device's
             probe may only narrow them and calling an undeclared one raises `UndeclaredCapabilityError`.
         evidence: the class of its times (``measured``, ``simulated``, …).
         options_schema: JSON Schema of its options in ``plugins.toml``.
-        needs: what compile and run need beyond the sandbox, by phase (``{"run": {"network": true}}``).
+        needs: what compile and run need beyond the sandbox, by phase
+            (``{"run": {"network": ["licence.example.com:27000"]}}``); ``plugins.toml`` has to grant it. Keys
+            are those of `kevolve_core.registry.needs`.
         worker_environment: environment variables its worker processes start with, the same for every side.
         description: one line.
+        modules: Python modules of its languages that a candidate's entry may import (``acme_dsl``), beside
+            torch and those that every candidate may.
+        confidential: nothing that derives from this backend (its pages, diagnostics, counters, sources,
+            skills) may reach a reader who is not allowed to see it.
     """
 
     name: str
@@ -55,16 +72,20 @@ class Manifest:
     needs: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     worker_environment: Mapping[str, str] = field(factory=dict, converter=freeze, hash=False)
     description: str = ""
+    modules: tuple[str, ...] = ()
+    confidential: bool = False
 
 
 @frozen
 class BackendRef:
-    """How a worker process finds a backend again: the plugin object ``module:attribute`` and the options
-    granted."""
+    """How a worker process finds a backend again: the plugin object ``module:attribute``, the options
+    granted, and what of the sandbox is lifted for a worker that runs its candidates (the grants of
+    `kevolve_core.registry.needs`)."""
 
     plugin: str
     backend: str
     options: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+    grants: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
 
 
 @frozen
@@ -113,14 +134,20 @@ class Runner(Protocol):
         ...
 
     def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
-        """Import the candidate's entry, with its native files bound to the artifact's; returns the entry
-        module.
+        """Make the candidate callable: import its Python entry with its native files bound to the artifact's,
+        or, for a language whose entry is no Python, open what the compiler built.
+
+        Returns the entry module, or any object that has the candidate's symbol as an attribute: a function
+        called with what `upload` returned and scalars, returning new device buffers in the reference's
+        structure; or an ``nn.Module`` class. An object (or class, constructed as the reference's is) that is no
+        ``nn.Module`` and has ``load_state_dict`` is given the reference's weights as device buffers by name.
         Raises whatever the candidate's import raises."""
         ...
 
     def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
-        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address. A
-        ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
+        """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address: a tensor
+        where PyTorch knows the device, else an object of one type of the runner's own. Raises UnsupportedError
+        for an element type that the device lacks. A ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
         faults.
         """
         ...
@@ -142,7 +169,7 @@ class Runner(Protocol):
         ...
 
     def elapsed(self, start: Any, end: Any) -> float:
-        """Seconds between two marks; after `synchronize`."""
+        """Seconds of the device's clock between two marks; after `synchronize`."""
         ...
 
     def flush_cache(self) -> None:
@@ -261,11 +288,20 @@ class Proposal:
         device: for what.
         sequence: number of this proposal in the run; random choices come from ``(seed, sequence)`` alone.
         seed: the run's seed.
-        operator: what the policy asks for: ``draft``, ``mutate`` or ``crossover``.
+        operator: what the policy asks for: ``draft``, ``mutate``, ``crossover``, or ``sample`` (a uniform
+            draw, for controls). A generator treats one that it does not know as ``draft``.
         parents: candidates to start from, best first.
         evaluations: parent id -> its evaluation.
         attempt: 0, or the count of earlier tries of this sequence that gave a duplicate.
         knowledge: retrieved documents.
+        told: how many proposals of the run had been told when this one was asked for: what a `Learner` may
+            use without its choice depending on timing.
+        lane: ``warm`` (knowledge and experience may be used), ``cold`` (they may not) or "" (no lanes).
+        preference: what the policy thinks of genomes. A generator to whom candidates cost nothing before they
+            are rendered draws a pool of genomes, and renders the most preferred (`space.preferred`, with
+            ``attempt`` to skip); others ignore it.
+        experience: genomes that did well on similar problems, to start a draft of the warm lane from.
+        part: which generator of a mix is to answer, "" where the run has one.
     """
 
     spec: KernelSpec
@@ -277,6 +313,11 @@ class Proposal:
     evaluations: Mapping[str, Evaluation] = field(factory=dict, converter=freeze, hash=False)
     attempt: int = 0
     knowledge: tuple[str, ...] = ()
+    told: int = 0
+    lane: str = ""
+    preference: Preference | None = field(default=None, eq=False)
+    experience: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    part: str = ""
 
 
 @runtime_checkable
@@ -287,6 +328,30 @@ class CodeGenerator(Protocol):
 
     async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
         """Up to ``n`` candidates; an empty sequence when it has nothing more to propose."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A generator that learns from evaluations: it has this method beside `CodeGenerator`'s."""
+
+    def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None:
+        """The evaluation of proposal ``sequence``; in order of sequence, from the store's rows on resuming.
+        Calls of `propose` may use proposals under `Proposal.told` and no later ones."""
+        ...
+
+
+@runtime_checkable
+class Journaled(Protocol):
+    """A generator that pays for what it proposes and keeps a journal of it with the run."""
+
+    def open(self, run: Path, *, tokens: int | None = None, money: float | None = None) -> None:
+        """Called once in a sitting, before `propose`. ``run`` is the run's folder, locked for this process;
+        ``tokens`` and ``money`` are hard caps over all sittings, None for no cap."""
+        ...
+
+    async def close(self) -> None:
+        """Called once at the end of a sitting, in its event loop: give back connections."""
         ...
 
 
@@ -305,6 +370,17 @@ class SelectionPolicy(Protocol):
         ...
 
     def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None: ...
+
+
+@runtime_checkable
+class Preferring(Protocol):
+    """A selection policy that also says which genomes it would like to see has this method beside
+    `SelectionPolicy`'s."""
+
+    def preference(self, sequence: int, seed: int) -> Preference | None:
+        """For proposal ``sequence``, from the state of now; what is returned does not change with later
+        tells. None while it knows nothing."""
+        ...
 
 
 @frozen

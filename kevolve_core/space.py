@@ -4,14 +4,17 @@ nothing."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
-__all__ = ["Constraint", "Parameter", "Point", "Space"]
+__all__ = ["Constraint", "Parameter", "Point", "Preference", "Space", "preferred"]
 
 Point = Mapping[str, Any]
+#: How much a searcher would like each of several points or genomes to be tried: higher is better, -inf is one
+#: that was tried. Pure, and callable from any thread.
+Preference = Callable[[Sequence[Mapping[str, Any]]], Sequence[float]]
 _ATTEMPTS = 200  # draws before falling back on the default; a space whose legal share is under 1/200 is a bug
 
 
@@ -78,6 +81,28 @@ class Space:
                 return other
         return dict(point)
 
+    def around(self, points: Sequence[Point], rng: random.Random, count: int) -> list[dict[str, Any]]:
+        """Up to ``count`` distinct legal points near ``points`` (whose parameters are in declaration order),
+        themselves left out: two thirds are at distance one, as far as there are so many, the rest at distance
+        two and three, each step of which goes to an adjacent choice half of the time."""
+        if not points:
+            return []
+        free = [p for p in self.parameters if len(p.choices) > 1]
+        close = [near for point in points for near in self.neighbours(point)]
+        rng.shuffle(close)
+        found = {tuple(near.values()): near for near in close[: count * 2 // 3]}
+        for _ in range(2 * count if len(free) > 1 else 0):
+            if len(found) >= count:
+                break
+            far = dict(rng.choice(points))
+            for parameter in rng.sample(free, min(len(free), 2 + (rng.random() < 0.5))):
+                far[parameter.name] = _moved(parameter, far[parameter.name], rng)
+            if (key := tuple(far.values())) not in found and self.violated(far) is None:
+                found[key] = far
+        for point in points:
+            found.pop(tuple(point[p.name] for p in self.parameters), None)
+        return list(found.values())
+
     def neighbours(self, point: Point) -> Iterator[dict[str, Any]]:
         """Every legal point at distance one, in declaration order."""
         for p in self.parameters:
@@ -93,3 +118,20 @@ class Space:
             p.name: point[p.name] if point.get(p.name) in p.choices else p.default for p in self.parameters
         }
         return kept if self.violated(kept) is None else self.default()
+
+
+def _moved(parameter: Parameter, value: Any, rng: random.Random) -> Any:
+    """Another choice: an adjacent one half of the time."""
+    choices, place = parameter.choices, parameter.choices.index(value)
+    if rng.random() < 0.5:
+        down = place > 0 and (place + 1 == len(choices) or rng.random() < 0.5)
+        return choices[place - 1 if down else place + 1]
+    return choices[(place + rng.randrange(1, len(choices))) % len(choices)]
+
+
+def preferred(genomes: Sequence[Mapping[str, Any]], preference: Preference, skip: int = 0) -> int | None:
+    """The place of the most preferred genome, or with ``skip`` of the one after so many better ones; None
+    when all that is left was tried."""
+    worth = preference(genomes)
+    order = sorted((n for n in range(len(genomes)) if worth[n] > float("-inf")), key=lambda n: -worth[n])
+    return order[skip] if skip < len(order) else None

@@ -17,6 +17,8 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from kevolve_core.api.controls import CONTROLS, control_store
+from kevolve_core.api.memory import memory_of, resumed_memory
 from kevolve_core.api.parts import (
     HookedExecutor,
     Place,
@@ -29,11 +31,11 @@ from kevolve_core.api.parts import (
 )
 from kevolve_core.api.result import Result, gather, write_result
 from kevolve_core.errors import ConfigError, DegenerateSpecError, KevolveError, StoreError
-from kevolve_core.evolve import Budget, Event, Preparing, RunResult, SearchSettings, collect
+from kevolve_core.evolve import Budget, Event, Memory, Preparing, RunResult, SearchSettings, collect
 from kevolve_core.evolve import resume as resume_search
 from kevolve_core.evolve import run as run_search
 from kevolve_core.evolve.events import Emitter
-from kevolve_core.interfaces import Checked, CodeGenerator, Executor, SelectionPolicy
+from kevolve_core.interfaces import Checked, CodeGenerator, Executor, Journaled, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate
 from kevolve_core.registry import Registry
@@ -64,6 +66,7 @@ class _Run:
     policy: SelectionPolicy
     executor: HookedExecutor
     settings: Mapping[str, Any]
+    memory: Memory | None
     on_event: Subscriber
     stop: Stop | None
 
@@ -78,12 +81,15 @@ async def evolve_async(
     policy: str | SelectionPolicy = "evolutionary",
     policy_options: Mapping[str, Any] | None = None,
     generator: str | CodeGenerator = "synth",
+    generator_options: Mapping[str, Mapping[str, Any]] | None = None,
     executor: str | Executor = "local",
     seed_kernels: Sequence[Candidate | str | Path] = (),
     device: str | None = None,
     out: str | Path | None = None,
     registry: Registry | None = None,
     allow_degenerate: bool = False,
+    memory: str = "split",
+    controls: bool = False,
     on_event: Subscriber | None = None,
     stop: Stop | None = None,
 ) -> Result:
@@ -99,13 +105,19 @@ async def evolve_async(
         budget: a `Budget`, or its text: ``60s``, ``200c``, ``100c,5m``.
         seed: of every random choice of the search.
         policy: a name, or a fresh policy of the caller's own.
-        generator: a name, or the caller's own generator.
+        generator: a name, several joined by ``+`` (``synth+llm``), or the caller's own generator.
+        generator_options: options by generator's name, JSON values; they are stored with the run. Those of
+            ``llm`` are `kevolve_core.llm.LlmSettings` through `kevolve_core.serial.to_plain`.
         executor: a name, or the caller's own executor, which stays open.
         seed_kernels: files, folders or candidates: the user's kernels, which are parents and baselines.
         device: a device's id; None takes the backend's first.
         out: the run's folder; None makes ``kevolve-runs/NAME-TIME`` in the working directory.
         registry: the plugins to use; None discovers installed ones.
         allow_degenerate: search a spec that accepts trivial answers all the same, and mark the result.
+        memory: ``off``, ``warm`` or ``split``: whether proposals may use knowledge and what was learned on
+            similar problems; split gives the budget to a lane with and a lane without, adaptively.
+        controls: run independent sampling and random search afterwards, with as many evaluations each as the
+            search had, and report whether it beat them.
         on_event: called in this thread with every `Event`.
         stop: polled; True ends the search and returns the best so far.
 
@@ -126,12 +138,17 @@ async def evolve_async(
     secret = secrets.randbits(48)  # of input data: the same in every sitting, unknown to candidates
     wanted, where, chosen_policy, chosen_generator, opened = await asyncio.to_thread(
         _prepare, spec, example_inputs, seed_kernels, backend, registry, device, seed, secret,
-        (policy, policy_options), generator, executor, note,
+        (policy, policy_options), (generator, generator_options), executor, note,
     )  # fmt: skip
+    memories = await asyncio.to_thread(memory_of, memory, where, wanted, chosen_generator)
     settings = {
+        "memory": memories.mode if memories else None,
+        "controls": controls,
+        "named": isinstance(generator, str),
         "backend": where.backend_name,
         "device": where.device.id,
         "generator": chosen_generator.name,
+        "generator_options": {name: dict(each) for name, each in (generator_options or {}).items()},
         "policy": chosen_policy.name,
         "policy_options": dict(policy_options or {}),
         "executor": executor if isinstance(executor, str) else "",
@@ -149,10 +166,11 @@ async def evolve_async(
                 policy=chosen_policy,
                 executor=opened,
                 settings=settings,
+                memory=memories,
                 on_event=_both(where.registry, on_event),
                 stop=stop,
             )
-            return await _sit(sitting, search_settings(seed, limits), fresh=True)
+            return await _sit_with_controls(sitting, search_settings(seed, limits), fresh=True)
 
 
 def _prepare(
@@ -165,7 +183,7 @@ def _prepare(
     seed: int,
     secret: int,
     policy: tuple[str | SelectionPolicy, Mapping[str, Any] | None],
-    generator: str | CodeGenerator,
+    generator: tuple[str | CodeGenerator, Mapping[str, Mapping[str, Any]] | None],
     executor: str | Executor,
     note: Callable[[str], None],
 ) -> tuple[KernelSpec, Place, SelectionPolicy, CodeGenerator, HookedExecutor]:
@@ -177,7 +195,7 @@ def _prepare(
         if isinstance(compiler, Checked):
             compiler.check()
     chosen_policy = policy_of(*policy, where.registry)
-    chosen_generator = generator_of(generator, where, wanted)
+    chosen_generator = generator_of(generator[0], where, wanted, generator[1])
     opened = open_executor(executor, where, wanted, seed=seed, secret=secret, on_note=note)
     return wanted, where, chosen_policy, chosen_generator, opened
 
@@ -211,7 +229,9 @@ async def resume_async(
         spec = store.spec
         where = place(None, settings["backend"], registry=registry, device=settings["device"])
         chosen = policy or policy_of(settings["policy"], settings["policy_options"], where.registry)
-        maker = generator or generator_of(settings["generator"], where, spec)
+        maker = generator or generator_of(
+            settings["generator"], where, spec, settings.get("generator_options")
+        )
         if not (name := executor or settings["executor"]):
             raise ConfigError("this run was begun with the caller's own executor", mend="pass executor=…")
         opened = open_executor(
@@ -227,11 +247,12 @@ async def resume_async(
                 policy=chosen,
                 executor=opened,
                 settings=settings,
+                memory=resumed_memory(settings.get("memory")),
                 on_event=_both(where.registry, on_event),
                 stop=stop,
             )
-            stored = Budget(**settings["budget"])
-            return await _sit(sitting, search_settings(settings["seed"], stored), fresh=False, budget=limits)
+            stored = search_settings(settings["seed"], Budget(**settings["budget"]))
+            return await _sit_with_controls(sitting, stored, fresh=False, budget=limits)
 
 
 @asynccontextmanager
@@ -243,6 +264,32 @@ async def _closing(executor: HookedExecutor) -> AsyncIterator[None]:
         await asyncio.shield(asyncio.to_thread(executor.close))
 
 
+async def _sit_with_controls(
+    run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget | None = None
+) -> Result:
+    """The run; when it has ended and controls are wanted, those, and the report again with them."""
+    result = await _sit(run, search, fresh=fresh, budget=budget)
+    if not run.settings.get("controls") or result.resumable:
+        return result
+    for name in CONTROLS:
+        if run.stop is None or not run.stop():
+            with control_store(run.store, run.settings, name, result.search.evaluations) as (store, begun):
+                control = attrs.evolve(run, store=store, memory=None, on_event=_ignored)
+                given = run.settings["generator"]
+                options = run.settings.get("generator_options")
+                named = run.settings["named"]
+                maker = generator_of(given, run.where, store.spec, options) if named else run.generator
+                policy = policy_of(name, None, run.where.registry)
+                control = attrs.evolve(control, generator=maker, policy=policy, settings=store.settings)
+                limit = Budget(**store.settings["budget"])
+                await _sit(control, attrs.evolve(search, budget=limit), fresh=not begun)
+    return await _deliver(run, result.search)
+
+
+def _ignored(_event: Event) -> None:
+    """Events are the run's; its controls have none."""
+
+
 async def _sit(run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget | None = None) -> Result:
     """Search, then report, whatever ended the search."""
     common: dict[str, Any] = {
@@ -251,14 +298,16 @@ async def _sit(run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget
         "policy": run.policy,
         "executor": run.executor,
         "settings": search,
+        "memory": run.memory,
         "on_event": run.on_event,
         "stop": run.stop,
     }
     try:
-        if fresh:
-            found = await run_search(run.store, **common)
-        else:
-            found = await resume_search(run.store, budget=budget, **common)
+        async with _journal(run, budget or _stored_budget(run.store) or search.budget):
+            if fresh:
+                found = await run_search(run.store, **common)
+            else:
+                found = await resume_search(run.store, budget=budget, **common)
     except asyncio.CancelledError:
         await asyncio.shield(_deliver(run, collect(run.store)))
         raise
@@ -269,6 +318,26 @@ async def _sit(run: _Run, search: SearchSettings, *, fresh: bool, budget: Budget
     except StoreError as second:  # one full disk, one message: that of what ended the run
         found.error.add_note(second.what)
     raise _kept(found.error, run.store.path)
+
+
+def _stored_budget(store: RunStore) -> Budget | None:
+    """That of the latest sitting; None before the first."""
+    search = store.info().search
+    return None if search is None else Budget(**search["settings"]["budget"])
+
+
+@asynccontextmanager
+async def _journal(run: _Run, budget: Budget) -> AsyncIterator[None]:
+    """A generator that keeps a journal has it open for the sitting, and its connections end with it."""
+    generator = run.generator
+    if not isinstance(generator, Journaled):
+        yield
+        return
+    generator.open(run.store.path, tokens=budget.tokens, money=budget.money)
+    try:
+        yield
+    finally:
+        await asyncio.shield(generator.close())
 
 
 async def _deliver(run: _Run, found: RunResult) -> Result:

@@ -10,7 +10,17 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from kevolve_core.errors import PluginError, SpecError, UnknownNameError, WorkerError, suggest
+from kevolve_core.errors import (
+    CaptureError,
+    ConfigError,
+    PluginError,
+    SpecError,
+    UnknownNameError,
+    UnsupportedError,
+    WorkerError,
+    suggest,
+)
+from kevolve_core.evolve import MixedGenerator
 from kevolve_core.evolve.policies import POLICIES, make_policy
 from kevolve_core.interfaces import Backend, CodeGenerator, EvaluationRequest, Executor, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
@@ -19,6 +29,7 @@ from kevolve_core.registry import Registry, discover
 from kevolve_core.spec import load_seed, load_spec
 
 __all__ = [
+    "UNFUSED",
     "HookedExecutor",
     "Place",
     "SpecLike",
@@ -28,12 +39,15 @@ __all__ = [
     "open_executor",
     "place",
     "policy_of",
+    "yardsticks",
 ]
 
 #: A spec, the path of one, or a PyTorch function or module.
 SpecLike = KernelSpec | str | Path | Callable[..., Any]
 
-_SYNTH, _LOCAL = "synth", "local"
+_SYNTH, _LLM, _LOCAL = "synth", "llm", "local"
+#: The name of the yardstick of a target without baselines.
+UNFUSED = "unfused"
 _WAITING = 16  # threads that hold evaluations for plugins' hooks; more than any window in use (estimated)
 
 
@@ -155,21 +169,44 @@ def _only_ready(registry: Registry) -> str:
     )
 
 
-def generator_of(given: str | CodeGenerator, where: Place, spec: KernelSpec) -> CodeGenerator:
-    """The generator: the caller's own, ``synth``, or one that a plugin added (its factory takes ``backend``,
-    ``device`` and ``spec`` by keyword)."""
+def generator_of(
+    given: str | CodeGenerator,
+    where: Place,
+    spec: KernelSpec,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> CodeGenerator:
+    """The generator: the caller's own, ``synth``, ``llm``, one that a plugin added (its factory takes
+    ``backend``, ``device`` and ``spec`` by keyword, and ``options`` where there are any), or several of them
+    joined by ``+``. Any but ``synth`` alone gets a tuner for the tunables that its candidates declare.
+    ``options`` has those of each generator under its name."""
     if not isinstance(given, str):
         return given
+    if given == _SYNTH:
+        return _generator(given, where, spec, options)
+    names = [name.strip() for name in given.split("+")]
+    if len(set(names)) < len(names):
+        raise ConfigError("a mix names a generator twice", got=given, mend="name each once")
+    return MixedGenerator({name: _generator(name, where, spec, options) for name in names})
+
+
+def _generator(
+    given: str, where: Place, spec: KernelSpec, options: Mapping[str, Mapping[str, Any]] | None
+) -> CodeGenerator:
+    own = dict((options or {}).get(given, {}))
+    if given == _LLM and _LLM not in where.registry.names("generator"):
+        from kevolve_core.api.models import llm_generator
+
+        return llm_generator(where, spec, own)
     if given == _SYNTH and _SYNTH not in where.registry.names("generator"):
         from kevolve_core.synth import SynthGenerator
 
         backend = where.backend
         return SynthGenerator(spec, backend.renderers(), backend.schedule_space, where.device)
-    known = [_SYNTH, *where.registry.names("generator")]
+    known = [_SYNTH, _LLM, *where.registry.names("generator")]
     if given not in known:
         raise _unknown("generator", given, known)
     made: CodeGenerator = where.registry.generator(given)(
-        backend=where.backend, device=where.device, spec=spec
+        backend=where.backend, device=where.device, spec=spec, **({"options": own} if own else {})
     )
     return made
 
@@ -221,7 +258,14 @@ def open_executor(
 
         ref = where.registry.ref(where.backend_name)
         made: Executor = LocalExecutor(
-            ref, where.backend, where.device, spec, seed=seed, secret=secret, on_note=on_note
+            ref,
+            where.backend,
+            where.device,
+            spec,
+            seed=seed,
+            secret=secret,
+            yardsticks=yardsticks(where, spec),
+            on_note=on_note,
         )
     elif given in names:
         made = where.registry.executor(given)(
@@ -235,6 +279,22 @@ def open_executor(
     else:
         raise _unknown("executor", given, [_LOCAL, *names])
     return HookedExecutor(made, where.registry, owned=True)
+
+
+def yardsticks(where: Place, spec: KernelSpec) -> Mapping[str, Candidate]:
+    """What kernels are timed against where the backend has no baseline and the user gives no kernel: the
+    reference rendered without fusion, a kernel an operator, on default schedules. Empty where there are
+    baselines, or no renderer prints the reference."""
+    if where.backend.baselines(spec, where.device) or spec.seeds:
+        return {}
+    from kevolve_core.synth import SynthGenerator
+
+    backend = where.backend
+    try:
+        renderers = backend.renderers()
+        return {UNFUSED: SynthGenerator(spec, renderers, backend.schedule_space, where.device).unfused()}
+    except (UnsupportedError, CaptureError):
+        return {}
 
 
 class HookedExecutor:

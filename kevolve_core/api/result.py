@@ -9,7 +9,8 @@ from typing import Any
 from attrs import field, frozen
 
 from kevolve_core.api.baseline import baseline_kernel, fastest_baseline
-from kevolve_core.api.parts import Place
+from kevolve_core.api.controls import closest, controls_of
+from kevolve_core.api.parts import Place, yardsticks
 from kevolve_core.bundle import export
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.evolve.result import RunResult
@@ -19,8 +20,6 @@ from kevolve_core.report import ReportPaths, RunRecord, environment, headline, o
 from kevolve_core.store import EvaluationRow, RunStore
 
 __all__ = ["Delivery", "Result", "gather", "write_result"]
-
-_LAST_PHASES = ("confirm", "race", "search")  # of the search, most trustworthy first
 
 
 @frozen
@@ -92,11 +91,12 @@ class Delivery:
 def gather(store: RunStore, result: RunResult, where: Place, settings: Mapping[str, Any]) -> Delivery:
     """Decide what kernel the run delivers. Reads the store only."""
     spec = store.spec
-    evaluation = result.evaluation or _closest(store)
+    evaluation = result.evaluation or closest(store)
     kernel = result.best
     if kernel is None:
         name = fastest_baseline(spec, evaluation)
-        kernel = baseline_kernel(spec, name, where.backend.baselines(spec, where.device))
+        stand_in = yardsticks(where, spec).get(name)
+        kernel = stand_in or baseline_kernel(spec, name, where.backend.baselines(spec, where.device))
     record = RunRecord(
         spec=spec,
         device=where.device,
@@ -105,6 +105,7 @@ def gather(store: RunStore, result: RunResult, where: Place, settings: Mapping[s
         evaluation=evaluation,
         examples=_examples(store),
         settings={key: settings[key] for key in ("backend", "generator", "policy", "seed", "budget")},
+        controls=controls_of(store.path, spec) if settings.get("controls") else (),
         degenerate=bool(settings.get("degenerate")),
         environment=environment(_distributions(where)),
     )
@@ -128,15 +129,6 @@ def write_result(delivery: Delivery) -> Result:
         report=write_report(record, delivery.folder, delivery.standalone),
         search=record.result,
     )
-
-
-def _closest(store: RunStore) -> Evaluation | None:
-    """The best evaluation of the last phase that has an accepted one, when nothing beat the baseline."""
-    for phase in _LAST_PHASES:
-        row = next(iter(store.top(1, phase)), None)
-        if row is not None:
-            return store.evaluation(phase, row.sequence)
-    return None
 
 
 def _examples(store: RunStore) -> dict[str, str]:

@@ -37,10 +37,17 @@ def export(candidate: Candidate, loader_source: str) -> str:
             `standalone_loader`). Not used by an entry that does not import `load_native`.
 
     Raises:
-        UnsupportedError: more than one Python file, another import of Kevolve, or a name that entry and
+        UnsupportedError: an entry that is no Python, more than one Python file, another import of Kevolve, or a name that entry and
             loader both define.
         KevolveError: the entry is not valid Python or does not define its symbol.
     """
+    if not candidate.entry.endswith(".py"):
+        raise UnsupportedError(
+            "an exported kernel is one Python file, but this candidate's entry is none",
+            got=candidate.entry,
+            where=f"candidate {candidate.id}, language '{candidate.language}'",
+            mend="ship its files as they are; the backend's runner loads them",
+        )
     extra = sorted(f for f in candidate.files if f.endswith(".py") and f != candidate.entry)
     if extra:
         raise UnsupportedError(

@@ -24,8 +24,13 @@ _COMMANDS = {
     "show": "kevolve_core.cli.runs:show",
     "compare": "kevolve_core.cli.runs:compare",
     "spec": "kevolve_core.cli.spec:spec",
+    "kb": "kevolve_core.cli.kb:kb",
+    "mcp": "kevolve_core.cli.mcp:mcp",
+    "plugin": "kevolve_core.cli.plugin:plugin",
+    "bench": "kevolve_core.cli.bench:bench",
     "plugins": "kevolve_core.cli.plugins:plugins",
     "doctor": "kevolve_core.cli.plugins:doctor",
+    "conformance": "kevolve_core.cli.conformance:conformance",
 }
 
 _SHORT = {
@@ -36,8 +41,13 @@ _SHORT = {
     "show": "Show a run or one of its candidates.",
     "compare": "Put two runs side by side.",
     "spec": "Write and check kernel specifications.",
+    "kb": "Search and extend the knowledge base.",
+    "mcp": "Serve coding agents over stdin and stdout.",
+    "plugin": "Write a plugin of your own.",
+    "bench": "Run public benchmarks from your own checkout.",
     "plugins": "See which plugins are installed and ready.",
     "doctor": "Check this installation.",
+    "conformance": "Check that a backend keeps the plugin contract.",
 }
 
 

@@ -10,9 +10,13 @@ import click
 from rich.console import Console
 
 from kevolve_core.api import Result, evolve_async, resume_async
+from kevolve_core.api.asking import is_request
+from kevolve_core.api.memory import MODES
 from kevolve_core.api.parts import as_spec, place
+from kevolve_core.cli.ask import ask
 from kevolve_core.cli.fail import INTERRUPTED
 from kevolve_core.cli.interrupt import Interrupt, interruptible
+from kevolve_core.cli.models import cap_options, capped, generator_options, hide_keys, model_options
 from kevolve_core.cli.options import backend_option, device_option, err, out, plugins_option, registry_of
 from kevolve_core.cli.progress import Progress, State, display, words
 from kevolve_core.cli.render import say, timing_table
@@ -43,6 +47,7 @@ _JSON = click.option(
 @click.option("--out", "folder", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.")
 @click.option("--policy", default="evolutionary", show_default=True, help="How parents are selected.")
 @click.option("--generator", default="synth", show_default=True, help="Who writes the candidates.")
+@model_options
 @click.option("--executor", default="local", show_default=True, help="Where evaluations run.")
 @click.option(
     "--seed-kernel",
@@ -54,6 +59,14 @@ _JSON = click.option(
 @click.option(
     "--allow-degenerate", is_flag=True, help="Search a spec that accepts trivial answers, and mark it."
 )
+@click.option(
+    "--memory",
+    type=click.Choice(MODES),
+    default="split",
+    show_default=True,
+    help="Whether proposals may use knowledge and what was learned on similar problems; split: some may.",
+)
+@click.option("--controls", is_flag=True, help="Then spend the same budget without search, and compare.")
 @device_option
 @plugins_option
 @_JSON
@@ -65,20 +78,35 @@ def evolve(
     folder: Path | None,
     policy: str,
     generator: str,
+    models: tuple[str, ...],
+    provider_file: Path | None,
+    language: str | None,
+    siblings: int,
+    pages: int,
+    max_tokens: str | None,
+    max_money: float | None,
     executor: str,
     seed_kernels: tuple[str, ...],
     allow_degenerate: bool,
+    memory: str,
+    controls: bool,
     device: str | None,
     plugins_file: Path | None,
     as_json: bool,
 ) -> int:
-    """Evolve a kernel for SPEC, a YAML or Python file.
+    """Evolve a kernel for SPEC, a YAML or Python file, or plain words in quotes: "row-wise softmax in NAME".
 
     Ctrl-C ends the search and keeps the best so far.
     """
-    limits = Budget.parse(budget)
+    limits = capped(Budget.parse(budget), max_tokens, max_money)
+    options = generator_options(generator, models, provider_file, language, siblings, pages)
+    if options:
+        hide_keys()
     registry = registry_of(plugins_file)
-    loaded = as_spec(spec, seed_kernels=seed_kernels)
+    asked = ask(spec, registry, backend, device) if is_request(spec) else None
+    if asked is not None:
+        backend, device = asked.backend or backend, asked.device or device
+    loaded = as_spec(spec if asked is None else asked.spec, seed_kernels=seed_kernels)
     where = place(loaded, backend, registry=registry, device=device)
     title = f"{loaded.name} on {_device(where.device)}, {generator}, {policy}, seed {seed}"
     state = State(title=title, evidence=where.backend.manifest.evidence, budget=limits)
@@ -94,9 +122,12 @@ def evolve(
             seed=seed,
             policy=policy,
             generator=generator,
+            generator_options=options,
             executor=executor,
             out=folder,
             allow_degenerate=allow_degenerate,
+            memory=memory,
+            controls=controls,
             on_event=on_event,
             stop=stop,
         ),
@@ -106,9 +137,17 @@ def evolve(
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--budget", metavar="LIMIT", help="Replaces the run's own, counted from its beginning.")
+@cap_options
 @plugins_option
 @_JSON
-def resume(run: Path, budget: str | None, plugins_file: Path | None, as_json: bool) -> int:
+def resume(
+    run: Path,
+    budget: str | None,
+    max_tokens: str | None,
+    max_money: float | None,
+    plugins_file: Path | None,
+    as_json: bool,
+) -> int:
     """Go on with RUN, the folder of a run that was stopped or killed."""
     registry = registry_of(plugins_file)
     with RunStore.open_readonly(run) as store:
@@ -119,7 +158,11 @@ def resume(run: Path, budget: str | None, plugins_file: Path | None, as_json: bo
             where=str(run),
             mend="resume it there: kevolve_core.resume(run, executor=…)",
         )
+    if settings.get("generator_options"):
+        hide_keys()
     limits = Budget.parse(budget) if budget else Budget(**settings["budget"])
+    limits = capped(limits, max_tokens, max_money)
+    changed = bool(budget or max_tokens is not None or max_money is not None)
     where = place(None, settings["backend"], registry=registry, device=settings["device"])
     title = (
         f"{name} on {_device(where.device)}, {settings['generator']}, {settings['policy']}, "
@@ -130,7 +173,7 @@ def resume(run: Path, budget: str | None, plugins_file: Path | None, as_json: bo
         state,
         as_json,
         lambda on_event, stop: resume_async(
-            run, budget=limits if budget else None, registry=registry, on_event=on_event, stop=stop
+            run, budget=limits if changed else None, registry=registry, on_event=on_event, stop=stop
         ),
     )
 

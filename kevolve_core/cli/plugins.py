@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from kevolve_core.cli import plugins_edit as edit
 from kevolve_core.cli.options import out, plugins_option, registry_of
 from kevolve_core.cli.render import grid, say
 from kevolve_core.registry import PluginState, PluginStatus
@@ -24,6 +25,10 @@ _STYLES = {PluginState.READY: "green", PluginState.DISABLED: "dim"}
 @click.group()
 def plugins() -> None:
     """See which plugins are installed and ready."""
+
+
+for _command in (edit.disable, edit.enable, edit.grant, edit.requirements):
+    plugins.add_command(_command)
 
 
 @plugins.command("list")

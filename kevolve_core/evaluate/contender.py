@@ -32,7 +32,7 @@ from kevolve_core.registry import load_backend
 from kevolve_core.serial import from_plain
 from kevolve_core.spec.runtime import load_reference
 
-__all__ = ["ContenderRole"]
+__all__ = ["ContenderRole", "library_calls"]
 
 #: ATen operators that compute and move nothing: what a candidate may call without it being reported.
 _SILENT = frozenset(
@@ -56,7 +56,8 @@ class ContenderRole:
         reference.
         threads: CPU threads for torch.
         workdir: scratch directory.
-        grants: sandbox exceptions (``network``, ``write``) the plugin was given.
+        grants: system calls that the plugin's grants open: ``network``, ``write``.
+        narrowed: what already narrows them, in words.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ContenderRole:
         threads: int,
         workdir: str,
         grants: Sequence[str] = (),
+        narrowed: str = "",
     ) -> None:
         torch.set_num_threads(threads)
         self._spec = None if spec is None else from_plain(KernelSpec, spec)
@@ -77,7 +79,8 @@ class ContenderRole:
         self._runner.open(Path(workdir))
         self._workdir = workdir
         if self._spec is None:
-            self._sandbox = sandbox.confine(network="network" in grants, write="write" in grants)
+            refused = sandbox.confine(network="network" in grants, write="write" in grants)
+            self._sandbox = "; ".join(part for part in (refused, narrowed) if part)
         else:
             sandbox.hide_memory()
             self._sandbox = "trusted"
@@ -85,6 +88,9 @@ class ContenderRole:
         self._program: Callable[..., Any] | None = None
         self._pristine = _fingerprint()
         self._inputs: list[Any] = []
+        self._buffers: frozenset[type] = (
+            frozenset()
+        )  # what `upload` gives: tensors, or a device's own buffers
         self._original: list[Any] = []
         self._output: Any = None
         self._previous: Any = None
@@ -119,10 +125,13 @@ class ContenderRole:
         target: Any = exported(module, symbol, fallback_symbol)
         if inspect.isclass(target):
             target = target(*state["args"], **state["kwargs"])
+        if isinstance(target, torch.nn.Module):
             _check_state(target, weights)
             target.load_state_dict(weights)
             target.train(training).requires_grad_(False)
             target = self._runner.to_device(target)
+        elif weights and hasattr(target, "load_state_dict"):  # a program that PyTorch does not know
+            target.load_state_dict({name: self._runner.upload(value) for name, value in weights.items()})
         self._programs[key] = target
         return None, []
 
@@ -159,6 +168,9 @@ class ContenderRole:
         moved = [
             self._runner.upload(v, guarded=not flush) if isinstance(v, torch.Tensor) else v for v in leaves
         ]
+        self._buffers = frozenset(
+            type(m) for m, v in zip(moved, leaves, strict=True) if isinstance(v, torch.Tensor)
+        )
         self._inputs = unflatten(structure, moved)
         gc.collect(0)
         if poison:
@@ -195,33 +207,62 @@ class ContenderRole:
         return {
             "foreign": self._runner.foreign_activity(),
             "patched": _patched(self._pristine),
-            "reused": bool(_storages(self._previous) & _storages(self._output)),
+            "reused": bool(self._memory(self._previous) & self._memory(self._output)),
         }, []
 
     def op_collect(self) -> tuple[Any, list[Any]]:
-        """The last output as a block, tensor subclasses in it, and which inputs the call changed."""
+        """The last output as a block, tensor subclasses (and tensors that are none of the device's) in it, and
+        which inputs the call changed."""
         leaves, structure = flatten(self._output)
+        plain = _PLAIN if self._buffers <= set(_PLAIN) else tuple(self._buffers)
         subclasses = [
-            type(v).__name__ for v in leaves if isinstance(v, torch.Tensor) and type(v) not in _PLAIN
+            type(v).__name__ for v in leaves if isinstance(v, torch.Tensor) and type(v) not in plain
         ]
-        host = [self._runner.download(v) if isinstance(v, torch.Tensor) else v for v in leaves]
+        host = [self._host(v) for v in leaves]
         changed = [
             i
             for i, (now, then) in enumerate(zip(flatten(self._inputs)[0], self._original, strict=True))
-            if isinstance(then, torch.Tensor) and not _same_bits(self._runner.download(now), then)
+            if isinstance(then, torch.Tensor) and not _same_bits(self._host(now), then)
         ]
         block = pack_block(unflatten(structure, host), keep_strides=False)
         return {"layout": block.layout, "changed": changed, "subclasses": subclasses}, [block]
+
+    def _host(self, leaf: Any) -> Any:
+        """A device buffer as a CPU tensor; a plain value as it is."""
+        if not isinstance(leaf, torch.Tensor) and type(leaf) not in self._buffers:
+            return leaf
+        value = self._runner.download(leaf)
+        if not isinstance(value, torch.Tensor):
+            raise KevolveError(
+                "the runner's download gives no tensor",
+                got=type(value).__name__,
+                where="Runner.download",
+                mend="return a CPU tensor",
+            )
+        return value
+
+    def _memory(self, tree: Any) -> set[int]:
+        """What tells the memory of a result's leaves apart while they live: the addresses of tensors, the
+        identity of a device's own buffers."""
+        own = {
+            id(v) for v in flatten(tree)[0] if type(v) in self._buffers and not isinstance(v, torch.Tensor)
+        }
+        return _storages(tree) | own
 
     def op_trace(self) -> tuple[Any, list[Any]]:
         """Library operators that one call on the prepared inputs enters, outermost only, as PyTorch's own
         profiler sees them: it is below everything that Python can do."""
         assert self._program is not None
-        with torch.no_grad(), profiler.profile() as seen:
-            self._program(*self._inputs)
-        outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
-        calls = dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT)
-        return {"library_calls": list(calls)}, []
+        return {"library_calls": list(library_calls(self._program, self._inputs))}, []
+
+
+def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[str, ...]:
+    """Operators of PyTorch's library (``aten::mm``) that one call enters, outermost only, in order; those
+    that only allocate or view are left out."""
+    with torch.no_grad(), profiler.profile() as seen:
+        program(*inputs)
+    outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
+    return tuple(dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT))
 
 
 def _storages(tree: Any) -> set[int]:

@@ -25,7 +25,7 @@ from kevolve_core.evaluate.trial import Plan, Trial, score
 from kevolve_core.interfaces import Backend, BackendRef, EvaluationRequest
 from kevolve_core.isolate.process import RemoteError
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_core.model import Device, Evaluation, Evidence, StageRecord, Verdict, VerdictKind
+from kevolve_core.model import Candidate, Device, Evaluation, Evidence, StageRecord, Verdict, VerdictKind
 
 __all__ = ["LocalExecutor"]
 
@@ -48,6 +48,7 @@ class LocalExecutor:
         spec: what is evaluated; requests must carry the same one.
         seed: of the reference's weights and of what is chosen at random about an evaluation.
         secret: of input data; drawn from the system unless given (a repeat of a stored verdict gives it).
+        yardsticks: kernels by name to be timed against where the backend has no baseline.
         plan: how much is measured.
         on_stage: called with (candidate id, stage name) when a stage starts; from an executor thread.
         on_note: called with a few words on what `check_spec` and `warm_up` are doing; from their threads.
@@ -63,6 +64,7 @@ class LocalExecutor:
         seed: int = 0,
         secret: int | None = None,
         plan: Plan | None = None,
+        yardsticks: Mapping[str, Candidate] | None = None,
         on_stage: Callable[[str, str], None] | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
@@ -79,7 +81,14 @@ class LocalExecutor:
         self._outstanding: set[Future[Evaluation]] = set()
         self._scratch = Path(tempfile.mkdtemp(prefix="kevolve-"))
         self._session = Session(
-            ref, backend, device, spec, seed=seed, secret=self.secret, workdir=self._scratch / "session"
+            ref,
+            backend,
+            device,
+            spec,
+            seed=seed,
+            secret=self.secret,
+            workdir=self._scratch / "session",
+            yardsticks=yardsticks,
         )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._builders = ThreadPoolExecutor(cores, thread_name_prefix="kevolve-build")
@@ -87,8 +96,8 @@ class LocalExecutor:
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Names of the baselines that run on this spec."""
-        return tuple(b.name for b in self._session.baselines())
+        """Names of the baselines that run on this spec, and of what stands in for them."""
+        return (*(b.name for b in self._session.baselines()), *self._session.yardsticks)
 
     @property
     def broken_baselines(self) -> Mapping[str, str]:

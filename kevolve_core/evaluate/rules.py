@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from attrs import frozen
 
@@ -92,8 +92,9 @@ class Violation:
         return f"{self.file}:{self.line}: {self.reason}"
 
 
-def check_candidate(candidate: Candidate) -> tuple[Violation, ...]:
-    """Every violation in ``candidate``'s files, in file order; empty when it may be built."""
+def check_candidate(candidate: Candidate, modules: Collection[str] = ()) -> tuple[Violation, ...]:
+    """Every violation in ``candidate``'s files, in file order; empty when it may be built. ``modules`` may be
+    imported too: those of a backend's own languages (`Manifest.modules`)."""
     found: list[Violation] = []
     if candidate.entry not in candidate.files:
         found.append(Violation(candidate.entry, 0, "the entry file is not among the candidate's files"))
@@ -101,7 +102,7 @@ def check_candidate(candidate: Candidate) -> tuple[Violation, ...]:
         if path.startswith("/") or ".." in path.split("/"):
             found.append(Violation(path, 0, "a file lies outside the candidate"))
         elif path.endswith(".py"):
-            found.extend(_check_python(path, text))
+            found.extend(_check_python(path, text, frozenset(modules)))
         else:
             found.extend(_check_native(path, text))
     return tuple(found)
@@ -128,7 +129,7 @@ def _strip_comments(text: str) -> str:
     )
 
 
-def _check_python(path: str, text: str) -> Iterator[Violation]:
+def _check_python(path: str, text: str, modules: frozenset[str]) -> Iterator[Violation]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
@@ -137,7 +138,7 @@ def _check_python(path: str, text: str) -> Iterator[Violation]:
     aliases = _aliases(tree)
     for node in ast.walk(tree):
         line = getattr(node, "lineno", 0)
-        for reason in _reasons(node, aliases):
+        for reason in _reasons(node, aliases, modules):
             yield Violation(path, line, reason)
 
 
@@ -150,12 +151,12 @@ def _aliases(tree: ast.AST) -> frozenset[str]:
     return frozenset(names)
 
 
-def _reasons(node: ast.AST, aliases: frozenset[str]) -> Iterator[str]:
+def _reasons(node: ast.AST, aliases: frozenset[str], modules: frozenset[str]) -> Iterator[str]:
     if isinstance(node, ast.Import):
-        yield from (r for a in node.names for r in _import_reason(a.name))
+        yield from (r for a in node.names for r in _import_reason(a.name, modules))
     elif isinstance(node, ast.ImportFrom):
         module = "." * node.level + (node.module or "")
-        yield from _import_reason(module)
+        yield from _import_reason(module, modules)
         for a in node.names:
             yield from _forbidden_module(f"{module}.{a.name}")
             yield from _name_reason(a.name, f"{module}.{a.name}")
@@ -182,8 +183,8 @@ def _reasons(node: ast.AST, aliases: frozenset[str]) -> Iterator[str]:
         yield f"names '{node.value}' in a string"
 
 
-def _import_reason(module: str) -> Iterator[str]:
-    allowed = any(module == m or module.startswith(m + ".") for m in ALLOWED_MODULES)
+def _import_reason(module: str, modules: frozenset[str]) -> Iterator[str]:
+    allowed = any(module == m or module.startswith(m + ".") for m in ALLOWED_MODULES | modules)
     if not allowed:
         yield f"imports '{module}', which a kernel has no need of"
     yield from _forbidden_module(module)

@@ -18,18 +18,22 @@ import attrs
 from attrs import define, frozen
 
 from kevolve_core.errors import KevolveError, SpecError, WorkerError
+from kevolve_core.evaluate.lifted import Lifted
 from kevolve_core.evaluate.lock import cache_root
 from kevolve_core.evaluate.spares import Spares
 from kevolve_core.interfaces import Backend, BackendRef, Baseline, Work
 from kevolve_core.isolate.process import Limits, RemoteError, Reply, WorkerProcess
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Artifact, Candidate, Device
+from kevolve_core.model import Artifact, Candidate, Device, Evidence
 from kevolve_core.serial import to_plain
 
 __all__ = ["CasePlan", "Contender", "Inputs", "Session"]
 
 # The oracle's and the baselines': a float64 reference or a first torch.compile may take minutes.
 _TRUSTED = Limits(seconds=900.0)
+# Not the backend's: an allocator that never gives memory back, which steadies times, grows to many times what
+# float64 temporaries need. Huge pages (read by PyTorch's CPU allocator) make the fresh memory cheap.
+_ORACLE_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 _USER_ERRORS = {"SpecError", "CaptureError"}
 
 
@@ -107,6 +111,7 @@ class Session:
         spec: what.
         seed: of the reference's weights.
         secret: of the inputs; stays between this process and the oracle.
+        yardsticks: kernels by name that stand in for baselines where the backend has none.
         workdir: scratch directory, made and removed by the session.
     """
 
@@ -120,6 +125,7 @@ class Session:
         seed: int,
         secret: int,
         workdir: Path,
+        yardsticks: Mapping[str, Candidate] | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
@@ -127,6 +133,7 @@ class Session:
         self._ref = ref
         self._seed = seed
         self.secret = secret
+        self.yardsticks = dict(yardsticks or {})
         self._workdir = workdir
         self._threads = int(device.facts.get("threads", os.cpu_count() or 1))
         self._oracle: WorkerProcess | None = None
@@ -141,15 +148,26 @@ class Session:
         self._closed = False
         self._spawned: list[WorkerProcess] = []
         self._spares = Spares(lambda n: self._contender(f"spare-{n}", trusted=False))
+        self._lifted = Lifted.of(ref)
         self.limits = Limits(
-            float(spec.options.get("timeout_s", 60.0)),
+            float(spec.options.get("timeout_s", 60.0)) + self._lifted.queue_seconds,
             int(spec.options.get("memory_bytes", device.facts.get("host_memory_bytes", 8 << 30))),
         )
         #: Of the calls themselves: a device may say how long none takes that is worth having.
+        call_seconds = spec.options.get("timeout_s", device.facts.get("call_timeout_s", 60.0))
         self.call_limits = attrs.evolve(
-            self.limits,
-            seconds=float(spec.options.get("timeout_s", device.facts.get("call_timeout_s", 60.0))),
+            self.limits, seconds=float(call_seconds) + self._lifted.queue_seconds
         )
+
+    @property
+    def measured(self) -> bool:
+        """Its times are a device's own, which this process's clock bounds from above."""
+        return self.backend.manifest.evidence == Evidence.MEASURED
+
+    @property
+    def queue_seconds(self) -> float:
+        """What a launch may wait for its turn, by the backend's manifest: nobody's time."""
+        return float(self.backend.manifest.needs.get("run", {}).get("queue", 0.0))
 
     # The oracle
     # ------------------------------------------------------------------------------------------------
@@ -165,7 +183,8 @@ class Session:
                     "threads": self._threads,
                 }
                 self._kept.clear()
-                self._oracle = self._spawn("oracle", "kevolve_core.evaluate.oracle:OracleRole", config)
+                role = "kevolve_core.evaluate.oracle:OracleRole"
+                self._oracle = self._spawn("oracle", role, config, environment=_ORACLE_ENVIRONMENT)
             return self._oracle
 
     def ask(self, op: str, arguments: Mapping[str, Any], fds: tuple[int, ...] = ()) -> Reply:
@@ -358,23 +377,32 @@ class Session:
     # -------------------------------------------------------------------------------------------------
 
     def _contender(self, name: str, *, trusted: bool) -> WorkerProcess:
-        needs = self.backend.manifest.needs.get("run", {})
         config = {
             "ref": to_plain(self._ref),
             "device": to_plain(self.device),
             "spec": to_plain(self.spec) if trusted else None,
             "threads": self._threads,
             "workdir": str(self._workdir / name),
-            "grants": [n for n in ("network", "write") if needs.get(n)],
+            "grants": self._lifted.opened,
         }
-        return self._spawn(name, "kevolve_core.evaluate.contender:ContenderRole", config, trusted=trusted)
+        role = "kevolve_core.evaluate.contender:ContenderRole"
+        boundary = None if trusted else self._lifted.boundary(self._workdir / name)
+        environment = {**self._lifted.environment(), **self.backend.manifest.worker_environment}
+        return self._spawn(name, role, config, trusted=trusted, boundary=boundary, environment=environment)
 
     def _spawn(
-        self, name: str, role: str, config: Mapping[str, Any], *, trusted: bool = True
+        self,
+        name: str,
+        role: str,
+        config: Mapping[str, Any],
+        *,
+        trusted: bool = True,
+        boundary: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str],
     ) -> WorkerProcess:
         self._spawned = [worker for worker in self._spawned if worker.alive]
         environment = {
-            **self.backend.manifest.worker_environment,
+            **environment,
             "OMP_NUM_THREADS": str(self._threads),
             "XDG_CACHE_HOME": str(cache_root().parent),
         }
@@ -385,6 +413,7 @@ class Session:
             environment=environment,
             limits=_TRUSTED if trusted else self.limits,
             drop_privileges=not trusted,
+            boundary=boundary,
             name=name,
             on_started=self._track,
         )

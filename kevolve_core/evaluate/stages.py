@@ -27,7 +27,7 @@ _SMALL = 1 << 21  # elements up to which every variant and layout is tried on a 
 
 
 def rules(trial: Trial) -> Mapping[str, Any]:
-    violations = check_candidate(trial.request.candidate)
+    violations = check_candidate(trial.request.candidate, trial.session.backend.manifest.modules)
     if violations:
         raise RejectedError(
             "rule_violation", str(violations[0]), {"violations": [str(v) for v in violations[:20]]}

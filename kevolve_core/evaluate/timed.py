@@ -56,12 +56,14 @@ def _sides(trial: Trial, case: Case) -> list[Contender]:
     those."""
     session = trial.session
     found = [s for b in session.baselines() if (s := session.baseline(b, case)) is not None]
-    return found + [s for seed in trial.request.spec.seeds if (s := _seed(trial, seed, case)) is not None]
+    kernels = {f"seed {seed.id}": seed for seed in trial.request.spec.seeds} | session.yardsticks
+    sides = (_kernel(trial, name, kernel, case) for name, kernel in kernels.items())
+    return found + [side for side in sides if side is not None]
 
 
-def _seed(trial: Trial, seed: Candidate, case: Case) -> Contender | None:
-    """A user's kernel as a baseline, in a worker of its own; None where it does not build or is wrong, which
-    its own evaluation as a candidate records."""
+def _kernel(trial: Trial, name: str, seed: Candidate, case: Case) -> Contender | None:
+    """A kernel (the user's, or what stands in for a baseline) as a baseline, in a worker of its own; None where
+    it does not build or is wrong, which its own evaluation as a candidate records."""
     broken: set[str] = trial.memory.setdefault("broken_seeds", set())
     checked: set[tuple[str, str]] = trial.memory.setdefault("checked_seeds", set())
     if seed.id in broken:
@@ -70,7 +72,7 @@ def _seed(trial: Trial, seed: Candidate, case: Case) -> Contender | None:
     try:
         with building(session.device):
             artifact = trial.compiler.compile(seed, trial.request.spec, case, session.device.target)
-        side = session.candidate(seed, artifact, case, lane=f"seed-{seed.id}", name=f"seed {seed.id}")
+        side = session.candidate(seed, artifact, case, lane=f"seed-{seed.id}", name=name)
         if (seed.id, case.name) not in checked:
             inputs = session.kept(case, "base", "contiguous")
             side.prepare(inputs, flush=False, poison=session.plan(case).output_bytes)

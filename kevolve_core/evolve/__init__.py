@@ -14,9 +14,11 @@ from kevolve_core.evolve.events import (
     Subscriber,
 )
 from kevolve_core.evolve.loop import resume, run
+from kevolve_core.evolve.mixing import MixedGenerator
 from kevolve_core.evolve.policies import POLICIES, make_policy
 from kevolve_core.evolve.result import NOTHING_BETTER, BestAt, RunResult, TrajectoryPoint, collect
 from kevolve_core.evolve.session import Metered, SearchSettings, Usage, input_seed
+from kevolve_core.evolve.steering import Memory
 
 __all__ = [
     "NOTHING_BETTER",
@@ -25,7 +27,9 @@ __all__ = [
     "Budget",
     "Evaluated",
     "Event",
+    "Memory",
     "Metered",
+    "MixedGenerator",
     "NewBest",
     "PhaseChanged",
     "Preparing",

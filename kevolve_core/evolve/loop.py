@@ -18,6 +18,7 @@ from kevolve_core.evolve.finish import enter, field_of, finish, outcome
 from kevolve_core.evolve.result import RunResult, collect
 from kevolve_core.evolve.search import Search
 from kevolve_core.evolve.session import ActiveClock, SearchSettings, Session, StopRequestedError
+from kevolve_core.evolve.steering import Memory
 from kevolve_core.interfaces import CodeGenerator, Executor, SelectionPolicy
 from kevolve_core.model import Device
 from kevolve_core.serial import from_plain, to_plain
@@ -39,6 +40,7 @@ async def run(
     policy: SelectionPolicy,
     executor: Executor,
     settings: SearchSettings,
+    memory: Memory | None = None,
     on_event: Subscriber | None = None,
     stop: Callable[[], bool] | None = None,
     now: Callable[[], float] = time.monotonic,
@@ -57,6 +59,7 @@ async def run(
         policy: a fresh one; its state is rebuilt from the store.
         executor: evaluates them.
         settings: seed, window, budget and stages.
+        memory: what the run may remember of others, by lane; None for a run without lanes.
         on_event: called with each `Event`; what it raises is logged and contained.
         stop: polled about ten times a second.
         now: the clock, in seconds.
@@ -77,10 +80,22 @@ async def run(
         "settings": to_plain(settings),
         "policy": policy.name,
         "generator": generator.name,
+        "memory": None if memory is None else memory.mode,
+        "experience": [] if memory is None else to_plain(memory.experience),
     }
     store.set_search(search)
     session = _session(
-        store, info, settings, device, generator, policy, executor, on_event=on_event, stop=stop, now=now
+        store,
+        info,
+        settings,
+        device,
+        generator,
+        policy,
+        executor,
+        memory,
+        on_event=on_event,
+        stop=stop,
+        now=now,
     )
     return await _sit(session, resumed=False)
 
@@ -93,6 +108,7 @@ async def resume(
     policy: SelectionPolicy,
     executor: Executor,
     settings: SearchSettings | None = None,
+    memory: Memory | None = None,
     budget: Budget | None = None,
     on_event: Subscriber | None = None,
     stop: Callable[[], bool] | None = None,
@@ -107,11 +123,12 @@ async def resume(
 
     Args:
         settings: used only where the run was killed before it began; otherwise the stored ones hold.
+        memory: of the mode that the run was begun with, with fresh lanes; its experience is the stored one.
         budget: replaces the stored budget, where the search is not over yet.
         (the others): as for `run`.
 
     Raises:
-        ConfigError: another policy or generator than the run was begun with.
+        ConfigError: another policy, generator or mode of memory than the run was begun with.
         StoreError: damaged, or never begun and no ``settings`` given.
     """
     info = store.info()
@@ -129,11 +146,13 @@ async def resume(
             policy=policy,
             executor=executor,
             settings=settings if budget is None else attrs.evolve(settings, budget=budget),
+            memory=memory,
             on_event=on_event,
             stop=stop,
             now=now,
         )
-    for part, name in (("policy", policy.name), ("generator", generator.name)):
+    mode = None if memory is None else memory.mode
+    for part, name in (("policy", policy.name), ("generator", generator.name), ("memory", mode)):
         if info.search.get(part) != name:
             raise ConfigError(
                 f"this run was begun with another {part}",
@@ -141,12 +160,24 @@ async def resume(
                 where=str(store.path),
                 mend=f"resume it with '{info.search.get(part)}'",
             )
+    if memory is not None:
+        memory = attrs.evolve(memory, experience=tuple(info.search.get("experience", ())))
     settings = _settings(store, info.search)
     if budget is not None and budget != settings.budget and info.phase == "search":
         settings = attrs.evolve(settings, budget=budget)
         store.set_search({**info.search, "settings": to_plain(settings)})
     session = _session(
-        store, info, settings, device, generator, policy, executor, on_event=on_event, stop=stop, now=now
+        store,
+        info,
+        settings,
+        device,
+        generator,
+        policy,
+        executor,
+        memory,
+        on_event=on_event,
+        stop=stop,
+        now=now,
     )
     return await _sit(session, resumed=True)
 
@@ -166,6 +197,7 @@ def _session(
     generator: CodeGenerator,
     policy: SelectionPolicy,
     executor: Executor,
+    memory: Memory | None,
     *,
     on_event: Subscriber | None,
     stop: Callable[[], bool] | None,
@@ -180,6 +212,7 @@ def _session(
         generator=generator,
         policy=policy,
         executor=executor,
+        memory=memory,
         clock=ActiveClock(info.active_seconds, now),
         emit=Emitter(on_event),
         stop=stop,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from kevolve_core.errors import KevolveError
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate, Evaluation, VerdictKind, freeze
-from kevolve_core.store import ProposalRow, RunStore
+from kevolve_core.store import EvaluationRow, ProposalRow, RunStore
 
-__all__ = ["NOTHING_BETTER", "BestAt", "RunResult", "TrajectoryPoint", "beats_baseline", "collect"]
+__all__ = ["NOTHING_BETTER", "BestAt", "RunResult", "Share", "TrajectoryPoint", "beats_baseline", "collect"]
 
 NOTHING_BETTER = "no kernel beat the baseline"
 
@@ -48,6 +48,20 @@ class BestAt:
 
 
 @frozen
+class Share:
+    """What one generator brought in one lane. ``lane`` is "" where the run has no lanes; ``best`` is a score
+    of the search, ``best_at`` the proposal that brought it; duplicates are neither accepted nor failed."""
+
+    lane: str
+    generator: str
+    proposals: int = 0
+    accepted: int = 0
+    failed: int = 0
+    best: float | None = None
+    best_at: int | None = None
+
+
+@frozen
 class RunResult:
     """The outcome.
 
@@ -66,6 +80,7 @@ class RunResult:
         evaluations: evaluations paid in the search.
         duplicates: proposals whose content was known.
         best_at: what it took to find ``best``.
+        shares: who brought what, by lane and generator.
         error: the fault of the installation that ended the run, if one did.
     """
 
@@ -83,6 +98,7 @@ class RunResult:
     tokens: int
     money: float
     best_at: BestAt | None
+    shares: tuple[Share, ...] = ()
     error: KevolveError | None = field(default=None, eq=False)
 
     @property
@@ -117,12 +133,15 @@ def collect(store: RunStore, *, error: KevolveError | None = None, stopped: str 
     leading: float | None = None
     duplicates = 0
     costs: list[ProposalRow] = []
+    shares: dict[tuple[str, str], Share] = {}
     for step in store.steps():
         row, done = step.proposal, step.evaluation
         score = done.score if done is not None and done.verdict is VerdictKind.ACCEPTED else None
         if score is not None and (leading is None or score > leading):
             leading = score
         duplicates += row.duplicate_of is not None
+        key = (row.lane, row.generator)
+        shares[key] = _with(shares.get(key, Share(*key)), row.sequence, done)
         if row.tokens or row.money:
             costs.append(row)
         trajectory.append(
@@ -157,7 +176,23 @@ def collect(store: RunStore, *, error: KevolveError | None = None, stopped: str 
         tokens=info.tokens,
         money=info.money,
         best_at=None if best is None else _best_at(best.id, trajectory, costs),
+        shares=tuple(shares[key] for key in sorted(shares)),
         error=error,
+    )
+
+
+def _with(share: Share, sequence: int, done: EvaluationRow | None) -> Share:
+    paid = done is not None and done.reused_from is None
+    accepted = done is not None and done.verdict is VerdictKind.ACCEPTED
+    score = done.score if done is not None and accepted else None
+    leads = score is not None and (share.best is None or score > share.best)
+    return evolve(
+        share,
+        proposals=share.proposals + 1,
+        accepted=share.accepted + (paid and accepted),
+        failed=share.failed + (paid and not accepted),
+        best=score if leads else share.best,
+        best_at=sequence if leads else share.best_at,
     )
 
 

@@ -16,8 +16,11 @@ from typing import Any
 from kevolve_core.evolve.events import Evaluated, NewBest, ProposalFailed, Proposed
 from kevolve_core.evolve.headroom import at_floor
 from kevolve_core.evolve.proposing import Draft, Proposer
-from kevolve_core.evolve.session import Metered, Session, Usage
+from kevolve_core.evolve.sameness import source_key
+from kevolve_core.evolve.session import Composite, Metered, Session, Usage
 from kevolve_core.evolve.slot import Slot
+from kevolve_core.evolve.steering import Order, Steering
+from kevolve_core.interfaces import Learner
 from kevolve_core.model import Candidate, Evaluation
 from kevolve_core.store import ProposalRow, StepRow
 from kevolve_core.store.faults import damaged
@@ -38,6 +41,13 @@ class Search:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._proposer = Proposer(session)
+        self._steering = Steering(
+            session.policy,
+            session.settings.seed,
+            given=len(session.spec.seeds),
+            memory=session.memory,
+            parts=session.generator.parts if isinstance(session.generator, Composite) else (),
+        )
         self._slots: dict[int, Slot] = {}  # told < sequence ≤ asked: never more than the window
         self._next = self._settled = self._told = 0
         self._distinct = self._empties = self._repeats = 0
@@ -81,8 +91,9 @@ class Search:
 
     def _restore(self, step: StepRow) -> None:
         row = step.proposal
-        self._session.policy.asked(row.sequence, row.operator, row.parents)
-        slot = Slot(row.sequence, row.operator, row.parents, candidate_id=row.candidate_id, settled=True)
+        self._steering.asked(row.sequence, row.operator, row.parents)
+        order = Order(row.operator, row.parents, row.lane)
+        slot = Slot(row.sequence, order, candidate_id=row.candidate_id, settled=True)
         slot.duplicate_of = row.duplicate_of
         if row.candidate_id is None or step.evaluation is not None:
             slot.closed.set()
@@ -133,8 +144,12 @@ class Search:
             self._load(slot.sequence, slot)
             self._since_best += 1
             if slot.candidate is not None and slot.evaluation is not None:
-                self._session.policy.tell(slot.sequence, slot.candidate, slot.evaluation)
+                self._steering.tell(slot.sequence, slot.candidate, slot.evaluation)
+                if isinstance(self._session.generator, Learner):
+                    self._session.generator.tell(slot.sequence, slot.candidate, slot.evaluation)
                 self._weigh(slot.evaluation)
+            else:
+                self._steering.passed(slot.sequence)
             del self._slots[self._told]
             self._told += 1
 
@@ -152,6 +167,8 @@ class Search:
             return "fault"
         if self._session.stopping():
             return "cancelled"
+        if self._proposer.capped:
+            return self._proposer.capped
         if self._empties >= settings.empties or self._repeats >= settings.duplicates:
             return "exhausted"
         if budget.candidates is not None and self._distinct >= budget.candidates:
@@ -188,14 +205,10 @@ class Search:
         return limit is None or self._distinct + self._next - self._settled < limit
 
     def _ask(self) -> None:
-        session, sequence = self._session, self._next
-        operator, parents = (
-            ("given", ())
-            if sequence < len(session.spec.seeds)
-            else session.policy.ask(sequence, session.settings.seed)
-        )
-        session.policy.asked(sequence, operator, parents)
-        slot = Slot(sequence, operator, parents)
+        sequence = self._next
+        order = self._steering.ask(sequence)
+        self._steering.asked(sequence, order.operator, order.parents)
+        slot = Slot(sequence, order)
         if sequence == self._settled:
             slot.turn.set()
         self._slots[sequence] = slot
@@ -213,12 +226,13 @@ class Search:
             self._wake()
 
     async def _live(self, slot: Slot) -> None:
-        if slot.operator == "given" and slot.sequence < len(self._session.spec.seeds):
+        if slot.order.operator == "given" and slot.sequence < len(self._session.spec.seeds):
             await slot.turn.wait()
             candidate = self._session.spec.seeds[slot.sequence]
-            draft = Draft(candidate, self._session.store.first_sequence(candidate.id))
+            first = self._session.store.first_sequence(candidate.id)
+            draft = Draft(candidate, first, source_key=source_key(candidate))
         else:
-            draft = await self._proposer.draw(slot.sequence, slot.operator, slot.parents, slot.turn.wait)
+            draft = await self._proposer.draw(slot.sequence, slot.order, slot.turn.wait)
         self._settle(slot, draft)
         if slot.candidate is None:
             slot.closed.set()
@@ -231,7 +245,7 @@ class Search:
         session, candidate = self._session, draft.candidate
         slot.candidate, slot.duplicate_of, slot.settled = candidate, draft.duplicate_of, True
         self._settled += 1
-        self._count(candidate is None, draft.duplicate_of is not None, slot.operator)
+        self._count(candidate is None, draft.duplicate_of is not None, slot.order.operator)
         settings = session.settings
         if self._empties < settings.empties and self._repeats < settings.duplicates:
             following = self._slots.get(self._settled)
@@ -239,13 +253,13 @@ class Search:
                 following.turn.set()
         now = session.clock.seconds()
         if candidate is None:
-            session.emit(ProposalFailed(slot.sequence, slot.operator, draft.fault, now))
+            session.emit(ProposalFailed(slot.sequence, slot.order.operator, draft.fault, now))
         else:
             session.emit(
                 Proposed(
                     sequence=slot.sequence,
-                    operator=slot.operator,
-                    parents=slot.parents,
+                    operator=slot.order.operator,
+                    parents=slot.order.parents,
                     candidate_id=candidate.id,
                     generator=_source(slot, candidate, session),
                     duplicate_of=slot.duplicate_of,
@@ -263,8 +277,8 @@ class Search:
             candidate = draft.candidate
             row = ProposalRow(
                 sequence=slot.sequence,
-                operator=slot.operator,
-                parents=slot.parents,
+                operator=slot.order.operator,
+                parents=slot.order.parents,
                 candidate_id=None if candidate is None else candidate.id,
                 generator=session.generator.name if candidate is None else _source(slot, candidate, session),
                 attempts=draft.attempts,
@@ -273,8 +287,9 @@ class Search:
                 tokens=tokens,
                 money=money,
                 at_seconds=session.clock.seconds(),
+                lane=slot.order.lane,
             )
-            session.store.record_proposal(row, candidate)
+            session.store.record_proposal(row, candidate, source_key=draft.source_key)
 
         try:
             write(draft)
@@ -369,7 +384,7 @@ class Search:
         """Let what is paid for come in. Where the clock or the generator ended the search, proposals not yet
         settled are dropped; where the evaluations did, they belong to the trajectory and are awaited, until
         the clock says otherwise."""
-        if stopped in {"seconds", "tokens", "money", "exhausted"}:
+        if stopped in {"seconds", "tokens", "money", "exhausted"} and not self._proposer.capped:
             await self._drop_unsettled()
         while stopped not in {"cancelled", "fault"} and any(
             not slot.closed.is_set() for slot in self._slots.values()
@@ -400,4 +415,5 @@ class Search:
 
 
 def _source(slot: Slot, candidate: Candidate, session: Session) -> str:
-    return candidate.origin.generator if slot.operator == "given" else session.generator.name
+    named = slot.order.operator == "given" or isinstance(session.generator, Composite)
+    return candidate.origin.generator if named else session.generator.name

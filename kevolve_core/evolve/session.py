@@ -15,12 +15,22 @@ from attrs import field, frozen
 from kevolve_core.errors import ConfigError, KevolveError, WorkerError
 from kevolve_core.evolve.budget import Budget
 from kevolve_core.evolve.events import Emitter
+from kevolve_core.evolve.steering import Memory
 from kevolve_core.interfaces import CodeGenerator, EvaluationRequest, Executor, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate, Device, Evaluation
 from kevolve_core.store import RunStore
 
-__all__ = ["ActiveClock", "Metered", "SearchSettings", "Session", "StopRequestedError", "Usage", "input_seed"]
+__all__ = [
+    "ActiveClock",
+    "Composite",
+    "Metered",
+    "SearchSettings",
+    "Session",
+    "StopRequestedError",
+    "Usage",
+    "input_seed",
+]
 
 
 @frozen
@@ -81,6 +91,16 @@ class Metered(Protocol):
     def usage(self) -> Usage: ...
 
 
+@runtime_checkable
+class Composite(Protocol):
+    """A generator made of others, which answers for the one that `Proposal.part` names."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Their names, in a fixed order."""
+        ...
+
+
 class ActiveClock:
     """Seconds of activity over all sittings: those stored, plus this sitting's."""
 
@@ -104,6 +124,7 @@ class Session:
     generator: CodeGenerator
     policy: SelectionPolicy
     executor: Executor
+    memory: Memory | None
     clock: ActiveClock
     emit: Emitter
     stop: Callable[[], bool] | None = None

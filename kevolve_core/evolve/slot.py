@@ -6,6 +6,7 @@ import asyncio
 
 from attrs import define, field
 
+from kevolve_core.evolve.steering import Order
 from kevolve_core.model import Candidate, Evaluation
 
 __all__ = ["Slot"]
@@ -19,8 +20,7 @@ class Slot:
     """
 
     sequence: int
-    operator: str
-    parents: tuple[str, ...]
+    order: Order
     candidate: Candidate | None = None
     candidate_id: str | None = None
     duplicate_of: int | None = None

@@ -295,6 +295,11 @@ class LibraryCall:
     ``torch.float32``, and a list of tensors before other tensors has ``{"operand": k}`` for each, k into
     ``operands`` (those are not counted again). ``outputs`` is given where the operator returns several
     tensors: a buffer a result, empty where nothing reads it; ``output`` is then the first that is read.
+
+    With ``repeat`` above 0 call and epilogue are one step of a recurrence: they run ``repeat`` times, in
+    order. At time ``t`` operand ``k`` lies ``t * advance[k]`` elements further, and the epilogue runs at point
+    ``t`` of its first axis only (whose extent is ``repeat``); it may read what it wrote at times before.
+    ``output`` is the same buffer every time.
     """
 
     name: str
@@ -305,6 +310,8 @@ class LibraryCall:
     epilogue: LoopNest | None = None
     covers: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    repeat: int = 0
+    advance: tuple[int, ...] = ()
 
 
 Step = LoopNest | LibraryCall

@@ -75,6 +75,8 @@ class WorkerProcess:
         inherited.
         limits: the default for requests.
         drop_privileges: give up capabilities before anything else (roles that run candidates).
+        boundary: arguments of `kevolve_core.isolate.landlock.narrow`; the role then takes ``narrowed``, its
+        answer.
         on_started: called with this handle once there is a process, before its imports: from then on `kill`
             works.
 
@@ -91,6 +93,7 @@ class WorkerProcess:
         environment: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         drop_privileges: bool = False,
+        boundary: Mapping[str, Any] | None = None,
         name: str = "worker",
         on_started: Callable[[WorkerProcess], None] | None = None,
     ) -> None:
@@ -127,6 +130,7 @@ class WorkerProcess:
         if on_started is not None:
             on_started(self)
         first = {"role": role, "config": dict(config), "drop_privileges": drop_privileges}
+        first |= {} if boundary is None else {"boundary": dict(boundary)}
         self._request(first, (), _STARTUP)  # imports, which are nobody's kernel
 
     @property

@@ -17,7 +17,7 @@ import traceback
 from typing import Any
 
 from kevolve_core.errors import KevolveError
-from kevolve_core.isolate import sandbox
+from kevolve_core.isolate import landlock, sandbox
 from kevolve_core.isolate.channel import Channel
 
 __all__ = ["main"]
@@ -57,6 +57,8 @@ def main() -> None:
     first, _ = channel.receive()
     if first.get("drop_privileges"):
         sandbox.drop_privileges()
+    if first.get("boundary"):  # before imports, which may start threads that would stay outside
+        first["config"]["narrowed"] = landlock.narrow(**first["boundary"])
     try:
         module, _, name = first["role"].partition(":")
         role = getattr(importlib.import_module(module), name)(**first["config"])

@@ -15,6 +15,7 @@ enabled = true
 required = false                 # a run is refused where it is not ready
 priority = 0                     # the higher one keeps a name that two plugins claim
 options = { key = "value" }      # checked against the schema in the backend's manifest
+grants = { environment = ["X"] } # what it may have beyond the sandbox; keys in `registry.needs`
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from kevolve_core.errors import ConfigError, suggest
 from kevolve_core.interfaces import API_VERSION
 from kevolve_core.model import freeze
+from kevolve_core.registry.needs import Needs, parse_grants
 
 __all__ = ["SCHEMA", "PluginTable", "PluginsFile", "read_plugins_file", "specifier"]
 
@@ -52,6 +54,7 @@ class PluginTable:
     required: bool = False
     priority: int = 0
     options: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+    grants: Needs = field(factory=Needs)
 
 
 @frozen
@@ -152,6 +155,7 @@ def _plugin(file: Path, name: str, table: Mapping[str, Any]) -> PluginTable:
         "required": bool,
         "priority": int,
         "options": dict,
+        "grants": dict,
     }
     _known_keys(file, key, table, fields)
     values: dict[str, Any] = {k: _typed(file, f"{key}.{k}", v, fields[k]) for k, v in table.items()}
@@ -165,6 +169,7 @@ def _plugin(file: Path, name: str, table: Mapping[str, Any]) -> PluginTable:
         )
     if "path" in values:
         values["path"] = (file.absolute().parent / Path(values["path"]).expanduser()).resolve()
+    values["grants"] = parse_grants(values.get("grants", {}), f"{file}:{key}.grants")
     if values.get("required") and values.get("enabled") is False:
         raise ConfigError(
             f"plugin '{name}' is required and disabled at once",

@@ -11,6 +11,7 @@ from attrs import Factory, define
 from kevolve_core.errors import PluginError
 from kevolve_core.interfaces import Backend, Manifest
 from kevolve_core.registry.compat import check_api
+from kevolve_core.registry.needs import check_manifest_needs
 
 __all__ = ["KINDS", "BackendFactory", "Contributions"]
 
@@ -51,6 +52,7 @@ class Contributions:
                 mend="registry.add_backend(Manifest(name=…, …), factory)",
             )
         check_api(manifest)
+        check_manifest_needs(manifest)
         self.add("backend", manifest.name, factory)
         self.manifests[manifest.name] = manifest
 

@@ -23,7 +23,7 @@ from kevolve_core.registry.registry import Registry
 from kevolve_core.registry.source import PluginSource
 from kevolve_core.registry.status import Fault, PluginState
 
-__all__ = ["PLUGINS_FILE", "discover"]
+__all__ = ["PLUGINS_FILE", "discover", "distributions_of"]
 
 PLUGINS_FILE = "plugins.toml"
 
@@ -133,7 +133,7 @@ def _listed(
         hint = offered or ("" if table.distribution else suggest(table.name, unlisted))
         plugin = _missing(table.name, hint, table.distribution or f"kevolve-{table.name}")
     plugin.options, plugin.options_where = table.options, f"{where}.options"
-    plugin.priority, plugin.required = table.priority, table.required
+    plugin.priority, plugin.required, plugin.grants = table.priority, table.required, table.grants
     if table.enabled is False:
         plugin.refusal = _off(f"{where}.enabled is false", "set enabled = true")
     elif file.autoload == "none" and not (table.enabled or table.required or table.name in allowed):
@@ -182,6 +182,11 @@ def _missing(name: str, hint: str, distribution: str) -> Plugin:
 
 def _off(cause: str, mend: str) -> Fault:
     return Fault(PluginState.DISABLED, cause, mend)
+
+
+def distributions_of(name: str) -> tuple[str, ...]:
+    """Installed distributions that offer a plugin ``name``, the one that loads first."""
+    return tuple(offer.distribution for offer in _installed().get(name, ()))
 
 
 def _installed() -> dict[str, list[_Installed]]:

@@ -8,7 +8,9 @@ from typing import Any
 from attrs import Factory, define
 
 from kevolve_core.errors import KevolveError
+from kevolve_core.interfaces import Manifest
 from kevolve_core.registry.contributions import Contributions
+from kevolve_core.registry.needs import Needs, missing
 from kevolve_core.registry.probe import ProbeReport
 from kevolve_core.registry.source import PluginSource
 from kevolve_core.registry.status import Fault, PluginState, PluginStatus
@@ -26,6 +28,7 @@ class Plugin:
     version: str = ""
     options: Mapping[str, Any] = Factory(dict)
     options_where: str = ""
+    grants: Needs = Factory(Needs)
     priority: int = 0
     required: bool = False
     refusal: Fault | None = None
@@ -54,7 +57,7 @@ class Plugin:
         found = self.whole_fault()
         if found is not None or self.report is None or not self.report.backends:
             return found
-        faults = [each.fault for each in self.report.backends.values()]
+        faults = [self.backend_fault(name) for name in self.report.backends]
         return None if None in faults else faults[0]
 
     def backend_fault(self, name: str) -> Fault | None:
@@ -62,20 +65,46 @@ class Plugin:
         whole = self.whole_fault()
         if whole is not None or self.report is None or name not in self.report.backends:
             return whole
-        return self.report.backends[name].fault
+        return self.report.backends[name].fault or self.grant_fault(self.report.backends[name].manifest)
+
+    def lacking(self) -> Needs:
+        """What its backends need and are not granted. Raises PluginError where no probe could ask them."""
+        fault = self.whole_fault()
+        if fault is not None:
+            raise self.error(fault, f"what plugin '{self.name}' needs is not known")
+        found = Needs()
+        for each in self.report.backends.values() if self.report else ():
+            found = found.and_also(missing(each.manifest, self.grants))
+        return found
+
+    def grant_fault(self, manifest: Manifest) -> Fault | None:
+        """Why a backend cannot be used: it needs what this plugin is not granted; else None."""
+        lacking = missing(manifest, self.grants)
+        if not lacking:
+            return None
+        if self.embedded:
+            mend = f"Registry.register(…, grants={self.grants.and_also(lacking).plain()!r})"
+        else:
+            mend = f"kevolve plugins grant {self.name}"
+        return Fault(
+            PluginState.UNAVAILABLE,
+            f"backend '{manifest.name}' needs what it is not granted: {lacking.words()}",
+            mend,
+        )
 
     def status(self) -> PluginStatus:
         fault = self.fault()
         report = self.report or ProbeReport()
         seen = report.backends.values()
-        partly = "; ".join(each.fault.cause for each in seen if each.fault and fault is None)
+        faults = [found for name in report.backends if (found := self.backend_fault(name))]
+        partly = "; ".join(each.cause for each in faults)
         provides = self.provides()
         where = f" ({fault.where})" if fault and fault.where else ""
         return PluginStatus(
             name=self.name,
             state=fault.state if fault else PluginState.READY,
             cause=fault.cause + where if fault else partly,
-            mend=fault.mend if fault else "; ".join(e.fault.mend for e in seen if e.fault),
+            mend=fault.mend if fault else "; ".join(each.mend for each in faults),
             distribution=self.distribution,
             version=self.version,
             backends=provides.get("backend", ()),

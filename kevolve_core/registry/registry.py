@@ -18,6 +18,7 @@ from kevolve_core.registry.contributions import KINDS, BackendFactory, Contribut
 from kevolve_core.registry.faults import exception_fault
 from kevolve_core.registry.hooks import Hooks, register_into
 from kevolve_core.registry.local import probe_backend
+from kevolve_core.registry.needs import Needs, parse_grants, run_needs
 from kevolve_core.registry.plugin import Plugin
 from kevolve_core.registry.probe import PROBE_SECONDS, ProbeCache, ProbeReport
 from kevolve_core.registry.roster import Claims, Roster
@@ -108,7 +109,14 @@ class Registry:
                 f"{kind} '{name}' is already provided by plugin '{owner.name}'", mend="use another name"
             )
 
-    def register(self, plugin: object, *, name: str, options: Mapping[str, Any] | None = None) -> None:
+    def register(
+        self,
+        plugin: object,
+        *,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        grants: Mapping[str, Any] | None = None,
+    ) -> None:
         """Register a plugin module or object that the caller has imported himself.
 
         Reads no file, working directory or entry point, installs no handler and starts no process.
@@ -117,13 +125,15 @@ class Registry:
             plugin: has hook implementations, as a module that an entry point would name.
             name: the plugin's name, unique in this registry.
             options: granted to its backends, checked against their schemas.
+            grants: what its backends may have beyond the sandbox; keys as in `kevolve_core.registry.needs`.
 
         Raises:
             PluginError: it does not register, is incompatible, or claims a name that is taken. Nothing of it
                 stays behind.
-            ConfigError: an option is not valid.
+            ConfigError: an option or a grant is not valid.
         """
         granted = dict(options or {})
+        lifted = parse_grants(dict(grants or {}), "grants")
         with self._lock:
             if name in self._roster.plugins:
                 raise PluginError(f"a plugin '{name}' is registered already", mend="use another name")
@@ -149,6 +159,7 @@ class Registry:
                 source=source_of(plugin),
                 options=granted,
                 options_where="options",
+                grants=lifted,
                 loaded=added,
                 embedded=True,
             )
@@ -184,8 +195,10 @@ class Registry:
                 # What an embedder imported himself is his to use, whatever a probe elsewhere says.
                 if fault is not None and not plugin.embedded:
                     raise plugin.error(fault, f"backend '{name}' cannot be used")
-                factory = self._load(plugin).items["backend"][name]
-                options = dict(plugin.options)
+                added = self._load(plugin)
+                if (refused := plugin.grant_fault(added.manifests[name])) is not None:
+                    raise plugin.error(refused, f"backend '{name}' cannot be used")
+                factory, options = added.items["backend"][name], dict(plugin.options)
             try:
                 made: Backend = factory(options)
             except KevolveError:
@@ -226,7 +239,25 @@ class Registry:
                     where=plugin.where if plugin else "registry.add_backend",
                     mend="register a module that can be imported, or an object that is an attribute of one",
                 )
-            return BackendRef(plugin=str(plugin.source), backend=name, options=plugin.options)
+            manifest = self.manifest(name)
+            if (refused := plugin.grant_fault(manifest)) is not None:
+                raise plugin.error(refused, f"backend '{name}' cannot be used")
+            grants = run_needs(manifest).plain()
+            return BackendRef(str(plugin.source), name, plugin.options, grants)
+
+    def lacking(self, name: str) -> Needs:
+        """What plugin ``name`` needs beyond the sandbox and is not granted, by the latest probe. Raises
+        UnknownNameError for no plugin, PluginError for one whose probe gave no manifest."""
+        with self._lock:
+            self._roster.resolve()
+            if name not in self._roster.plugins:
+                raise UnknownNameError(f"there is no plugin '{name}'", got=name)
+            return self._roster.plugins[name].lacking()
+
+    def plugins(self) -> Sequence[str]:
+        """Names of all plugins, sorted; none is looked at."""
+        with self._lock:
+            return tuple(sorted(self._roster.plugins))
 
     def devices(self, name: str, *, refresh: bool = False) -> Sequence[Device]:
         """Devices of backend ``name``, probed in a subprocess with a time limit and remembered.

@@ -71,6 +71,11 @@ class PluginSource:
             importlib.invalidate_caches()
         return importlib.import_module(self.module)
 
+    def location(self) -> Path | None:
+        """The folder of the plugin's package (of its file, where it is one), found without importing it."""
+        top = Path(self.file) if self.file else _top_level(self.module.partition(".")[0], self.folder)
+        return None if top is None else top if top.is_dir() else top.parent
+
     def fingerprint(self) -> str:
         """Changes when the plugin's own files change; found without importing anything."""
         top = Path(self.file) if self.file else _top_level(self.module.partition(".")[0], self.folder)

@@ -6,11 +6,12 @@ No number without its evidence, and no speed-up across evidence classes or devic
 from kevolve_core.report.document import document
 from kevolve_core.report.markdown import headline, markdown
 from kevolve_core.report.numbers import Speedup, failure_counts, format_ratio, format_seconds, overall_speedup
-from kevolve_core.report.record import RunRecord, environment
+from kevolve_core.report.record import Control, RunRecord, environment
 from kevolve_core.report.write import ReportPaths, write_report
 
 __all__ = [
     "ReportPaths",
+    "Control",
     "RunRecord",
     "Speedup",
     "document",

@@ -8,7 +8,7 @@ from typing import Any
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Evaluation, Evidence, Measurement
 from kevolve_core.report.numbers import overall_speedup, quantity, ratio_plain
-from kevolve_core.report.record import RunRecord
+from kevolve_core.report.record import Control, RunRecord
 from kevolve_core.serial import to_plain
 
 __all__ = ["SCHEMA_VERSION", "document"]
@@ -45,6 +45,8 @@ def document(record: RunRecord) -> dict[str, Any]:
             "tokens": result.tokens,
             "money": result.money,
         },
+        "shares": [to_plain(share) for share in result.shares],
+        "controls": [_control(record, control) for control in record.controls],
         "improved": record.improved,
         "confirmed": result.confirmed,
         "kernel": _kernel(record),
@@ -72,6 +74,20 @@ def document(record: RunRecord) -> dict[str, Any]:
             }
             for point in result.trajectory
         ],
+    }
+
+
+def _control(record: RunRecord, control: Control) -> dict[str, Any]:
+    own = overall_speedup(record.spec, record.evaluation) if record.evaluation else None
+    best = control.speedup
+    return {
+        "policy": control.name,
+        "evaluations": control.evaluations,
+        "finished": control.finished,
+        "speedup": ratio_plain(best.ratio, best.evidence, ", ".join(dict.fromkeys(best.against)))
+        if best
+        else None,
+        "search_against_it": control.against(own),
     }
 
 

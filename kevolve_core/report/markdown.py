@@ -6,7 +6,7 @@ from statistics import median
 
 from kevolve_core.kernelspec import Case
 from kevolve_core.model import Evaluation, Evidence, Measurement, Profile
-from kevolve_core.report.numbers import format_ratio, format_seconds, overall_speedup
+from kevolve_core.report.numbers import Speedup, format_ratio, format_seconds, overall_speedup
 from kevolve_core.report.record import RunRecord
 
 __all__ = ["headline", "markdown"]
@@ -42,6 +42,8 @@ def markdown(record: RunRecord, *, kernel: str, picture: str) -> str:
         if record.improved and record.evaluation and record.evaluation.profile
         else "",
         _search(record),
+        _shares(record),
+        _controls(record),
         _failures(record),
         _environment(record),
     ]
@@ -144,6 +146,51 @@ def _search(record: RunRecord) -> str:
             f"evaluations, {at.tokens} tokens, cost {at.money:.2f}"
         )
     return "\n".join(line for i, line in enumerate(lines) if line or i == 1)
+
+
+def _shares(record: RunRecord) -> str:
+    """Lanes of memory and generators of a mix, each with what it brought."""
+    shares = record.result.shares
+    if len(shares) < 2:
+        return ""
+    rows = [
+        f"| {' '.join(filter(None, (s.lane, s.generator)))} | {s.proposals} | {s.accepted} | {s.failed} "
+        f"| {'-' if s.best is None else f'{s.best:.2f}×'} | {'-' if s.best_at is None else s.best_at} |"
+        for s in shares
+    ]
+    head = "| lane and generator | proposals | accepted | failed | best, quick timing | found at |"
+    return "\n".join(["## Who brought what", "", head, "|---|---|---|---|---|---|", *rows])
+
+
+def _controls(record: RunRecord) -> str:
+    if not record.controls:
+        return ""
+    own = overall_speedup(record.spec, record.evaluation) if record.evaluation else None
+    lines = [
+        "## Controls",
+        "",
+        "The same number of evaluations without search: random search draws uniformly from the generator's "
+        "choices, independent sampling takes its drafts.",
+        "",
+        "| | evaluations | best | search against it |",
+        "|---|---|---|---|",
+        f"| search | {record.result.evaluations} | {_shown(own)} | |",
+    ]
+    for control in record.controls:
+        unfinished = "" if control.finished else ", not finished"
+        lines.append(
+            f"| {control.name} | {control.evaluations}{unfinished} | {_shown(control.speedup)} "
+            f"| {control.against(own)} |"
+        )
+    return "\n".join(lines)
+
+
+def _shown(speedup: Speedup | None) -> str:
+    return (
+        "nothing accepted"
+        if speedup is None
+        else f"{format_ratio(speedup.ratio, speedup.evidence)}, {speedup.phase}"
+    )
 
 
 def _failures(record: RunRecord) -> str:

@@ -13,8 +13,36 @@ from attrs import field, frozen
 from kevolve_core.evolve.result import RunResult
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate, Device, Evaluation, Evidence, freeze
+from kevolve_core.report.numbers import Speedup
 
-__all__ = ["RunRecord", "environment"]
+__all__ = ["Control", "RunRecord", "environment"]
+
+
+@frozen
+class Control:
+    """What the budget of a search came to without search.
+
+    Args:
+        name: the control's policy.
+        evaluations: paid.
+        finished: it ended; else it was stopped.
+        speedup: of its best candidate over the fastest baseline, None where none was accepted and timed.
+    """
+
+    name: str
+    evaluations: int
+    finished: bool
+    speedup: Speedup | None
+
+    def against(self, speedup: Speedup | None) -> str:
+        """How the search's ``speedup`` stands: ``beaten`` where its interval lies above this one's value and
+        its value above this one's interval, ``lost`` the other way round, else ``no difference``."""
+        if speedup is None or self.speedup is None:
+            return "no difference" if speedup is self.speedup else "lost" if speedup is None else "beaten"
+        ours, theirs = speedup.ratio, self.speedup.ratio
+        if ours.low > theirs.value and ours.value > theirs.high:
+            return "beaten"
+        return "lost" if theirs.low > ours.value and theirs.value > ours.high else "no difference"
 
 
 @frozen
@@ -27,6 +55,7 @@ class RunRecord:
         evaluation: what is known of the best candidate, also of one that lost to the baseline.
         examples: verdict kind -> the reason of the first such failure.
         settings: what the run was started with (``policy``, ``generator``, ``seed``, ``budget``).
+        controls: what its controls came to, where they were run.
         degenerate: the spec accepts trivial answers and was run all the same: left out of every aggregate.
     """
 
@@ -39,6 +68,7 @@ class RunRecord:
     settings: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     degenerate: bool = False
     environment: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+    controls: tuple[Control, ...] = ()
 
     @property
     def improved(self) -> bool:

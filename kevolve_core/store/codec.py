@@ -98,6 +98,7 @@ def proposal_columns(row: ProposalRow) -> dict[str, Any]:
     return {
         "sequence": row.sequence,
         "operator": row.operator,
+        "lane": row.lane,
         "parents": text(row.parents),
         "candidate_id": row.candidate_id,
         "generator": row.generator,
@@ -124,6 +125,7 @@ def proposal_row(row: Row[Any]) -> ProposalRow:
             tokens=row.tokens,
             money=row.money,
             at_seconds=row.at_seconds,
+            lane=row.lane,
         ),
         f"proposal {row.sequence}",
     )

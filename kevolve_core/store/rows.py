@@ -52,6 +52,7 @@ class ProposalRow:
 
     ``candidate_id`` is None where the generator gave nothing; ``fault`` says why. ``duplicate_of`` is the
     sequence that first brought the same content. ``tokens`` and ``money`` are what this proposal cost.
+    ``lane`` is ``warm`` or ``cold``, "" where the run has no lanes.
     """
 
     sequence: int
@@ -65,6 +66,7 @@ class ProposalRow:
     tokens: int = 0
     money: float = 0.0
     at_seconds: float = 0.0
+    lane: str = ""
 
 
 @frozen

@@ -37,6 +37,12 @@ _SPENT = update(schema.run).values(
     money=schema.run.c.money + bindparam("more_money"),
 )
 _FIRST = select(schema.candidates.c.sequence).where(schema.candidates.c.id == bindparam("candidate"))
+_FIRST_OF_SOURCE = (
+    select(schema.candidates.c.id, schema.candidates.c.sequence)
+    .where(schema.candidates.c.source_key == bindparam("key"))
+    .order_by(schema.candidates.c.sequence)
+    .limit(1)
+)
 _CREATING = "use another directory, or go on with the run there by `kevolve resume`"
 
 
@@ -186,13 +192,16 @@ class RunStore:
 
     # -- writing ---------------------------------------------------------------------------------------
 
-    def record_proposal(self, row: ProposalRow, candidate: Candidate | None) -> None:
-        """A settled proposal, with its candidate where the content is new (``row.duplicate_of`` is None)."""
+    def record_proposal(self, row: ProposalRow, candidate: Candidate | None, *, source_key: str = "") -> None:
+        """A settled proposal, with its candidate where the content is new (``row.duplicate_of`` is None).
+        ``source_key`` is what `first_of_source` finds it by."""
         fresh = candidate is not None and row.duplicate_of is None
         columns = codec.candidate_columns(candidate, self._blobs) if candidate is not None and fresh else None
         with self._database.transaction() as connection:
             if columns is not None:
-                connection.execute(_ADD_CANDIDATE, {**columns, "sequence": row.sequence})
+                connection.execute(
+                    _ADD_CANDIDATE, {**columns, "sequence": row.sequence, "source_key": source_key}
+                )
             connection.execute(_ADD_PROPOSAL, codec.proposal_columns(row))
             spent = {"now": row.at_seconds, "more_tokens": row.tokens, "more_money": row.money}
             connection.execute(_SPENT, spent)
@@ -256,6 +265,12 @@ class RunStore:
         with self._database.transaction() as connection:
             sequence: int | None = connection.execute(_FIRST, {"candidate": candidate_id}).scalar()
         return sequence
+
+    def first_of_source(self, source_key: str) -> tuple[str, int] | None:
+        """The first candidate stored with this source key and the proposal that brought it, or None."""
+        with self._database.transaction() as connection:
+            row = connection.execute(_FIRST_OF_SOURCE, {"key": source_key}).one_or_none()
+        return None if row is None else (row.id, row.sequence)
 
     def evaluation(self, phase: str, sequence: int) -> Evaluation | None:
         """The evaluation of a proposal (followed to the paid one for a duplicate), None while it has none."""

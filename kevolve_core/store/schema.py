@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 #: Raised with every change of a table; a migration goes from one number to the next.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -51,6 +51,8 @@ candidates = Table(
     Column("sequence", Integer, nullable=False),  # the proposal that brought it first
     Column("files", Text, nullable=False),  # path -> digest of the blob
     Column("body", Text, nullable=False),  # everything else of the Candidate
+    Column("source_key", String, nullable=False),  # equal for sources that differ in nothing that matters
+    Index("candidates_by_source", "source_key"),
 )
 
 proposals = Table(
@@ -58,6 +60,7 @@ proposals = Table(
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=False),
     Column("operator", String, nullable=False),
+    Column("lane", String, nullable=False),  # warm, cold, or "" where the run has no lanes
     Column("parents", Text, nullable=False),
     Column("candidate_id", String),  # NULL: the generator gave nothing
     Column("generator", String, nullable=False),

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from kevolve_core.errors import CaptureError
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType
+from kevolve_core.synth.recurrent import OPERATORS, layer
 
 __all__ = ["capture", "dtype_name"]
 
@@ -159,6 +160,11 @@ class _Lines(TorchFunctionMode):  # type: ignore[misc]
     ) -> Any:
         self.line = _user_line(sys._getframe(1)) or self.line
         fx_traceback.set_stack_trace([self.line])
+        name = getattr(func, "__name__", "")
+        if name in OPERATORS and len(args) == 9 and not kwargs:
+            whole = layer(name, *args)
+            if whole is not None:
+                return whole
         return func(*args, **(kwargs or {}))
 
 

@@ -84,6 +84,10 @@ class Fusion:
         self.fused_edges: list[tuple[str, str]] = []
         self._live: list[str] = []
         self._siblings: list[tuple[str, str]] = []
+        self._settled = False  # no axis is split any more: what reads what, at which row, is known
+        self._matches: dict[Access, list[tuple[str, str]] | tuple[str, int] | None] = {}
+        self._needed: dict[int, set[int]] = {}
+        self._ancestors: dict[int, int] = {}
 
     # --- what is read where ---------------------------------------------------------------------------------
 
@@ -112,6 +116,7 @@ class Fusion:
         self._live = sorted(self.accesses, key=self.order.__getitem__)
         while any(self._split_for_match(name) for name in self._live):
             pass
+        self._settled = True
 
     def _read(self, name: str) -> None:
         """Note what ``name`` reads, after splitting its axes where that rids an index of a division."""
@@ -150,6 +155,14 @@ class Fusion:
 
     def _matched(self, access: Access) -> list[tuple[str, str]] | tuple[str, int] | None:
         """Pairs (producer's axis, consumer's axis) where ``access`` reads the producer's current row."""
+        if self._settled and access in self._matches:
+            return self._matches[access]
+        found = self._matching(access)
+        if self._settled:
+            self._matches[access] = found
+        return found
+
+    def _matching(self, access: Access) -> list[tuple[str, str]] | tuple[str, int] | None:
         d = self.defs[access.name]
         if d.kind == "library" or len(access.index) != len(d.axes):
             return None
@@ -203,33 +216,47 @@ class Fusion:
                 self.fused_edges.append((consumer, producer))
 
     def _merge_siblings(self, owner: dict[str, int], members: dict[int, list[str]]) -> None:
-        for a in list(members):
-            for b in list(members):
-                if a >= b or a not in members or b not in members:
-                    continue
-                first, second = members[a], members[b]
-                if self._is_library(first) or self._is_library(second):
-                    continue
-                if any((x, y) in self.apart or (y, x) in self.apart for x in first for y in second):
-                    continue
-                for pairs in self._shared(first, second):
-                    if self._can_join(first, second, owner, members, a, b, pairs):
-                        edge = (second[-1], first[-1])
-                        if edge not in self.apart:
-                            self._siblings += pairs
-                            self._join(owner, members, a, b)
-                            self.fused_edges.append(edge)
-                        break
+        for x, y in self._neighbours(members):
+            a, b = sorted((owner[x], owner[y]))
+            if a == b:
+                continue
+            first, second = members[a], members[b]
+            if any((p, q) in self.apart or (q, p) in self.apart for p in first for q in second):
+                continue
+            if self._path_outside(owner, members, a, b) or self._path_outside(owner, members, b, a):
+                continue
+            for pairs in self._shared(first, second):
+                if self._can_join(first, second, owner, members, a, b, pairs):
+                    edge = (second[-1], first[-1])
+                    if edge not in self.apart:
+                        self._siblings += pairs
+                        self._join(owner, members, a, b)
+                        self.fused_edges.append(edge)
+                    break
+
+    def _neighbours(self, members: Mapping[int, Sequence[str]]) -> list[tuple[str, str]]:
+        """A member each of groups that read a common tensor, in order."""
+        readers: dict[str, list[int]] = {}
+        for g, names in members.items():
+            if not self._is_library(names):
+                for tensor in dict.fromkeys(a.name for n in names for a in self.accesses[n] if a.index):
+                    readers.setdefault(tensor, []).append(g)
+        pairs = {(a, b) for groups in readers.values() for a in groups for b in groups if a < b}
+        place = {g: k for k, g in enumerate(members)}
+        order = sorted(pairs, key=lambda p: (place[p[0]], place[p[1]]))
+        return [(members[a][0], members[b][0]) for a, b in order]
 
     def _shared(self, first: Sequence[str], second: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
         """Axis pairs under which both groups walk a common tensor in the same order."""
+        found: set[tuple[tuple[str, str], ...]] = set()
         for x in first:
             for y in second:
                 for p in self.accesses[x]:
                     for q in self.accesses[y]:
                         if p.name == q.name and p.index and len(p.index) == len(q.index):
                             pairs = self._same_walk(p, q)
-                            if pairs:
+                            if pairs and tuple(pairs) not in found:
+                                found.add(tuple(pairs))
                                 yield pairs
 
     def _same_walk(self, p: Access, q: Access) -> list[tuple[str, str]] | None:
@@ -244,11 +271,12 @@ class Fusion:
     def _is_library(self, names: Sequence[str]) -> bool:
         return self.defs[names[0]].kind == "library"
 
-    @staticmethod
-    def _join(owner: dict[str, int], members: dict[int, list[str]], a: int, b: int) -> None:
+    def _join(self, owner: dict[str, int], members: dict[int, list[str]], a: int, b: int) -> None:
         for name in members.pop(b):
             owner[name] = a
             members[a].append(name)
+        self._needed.clear()
+        self._ancestors.clear()
 
     def _can_join(
         self,
@@ -260,37 +288,50 @@ class Fusion:
         b: int,
         pairs: Sequence[tuple[str, str]] = (),
     ) -> bool:
+        if self._path_outside(owner, members, a, b) or self._path_outside(owner, members, b, a):
+            return False
         together = sorted([*first, *second], key=self.order.__getitem__)
         if any((x, y) in self.apart for x in together for y in together):
             return False
-        if self._classes(together, pairs) is None:
-            return False
-        return not self._path_outside(owner, members, a, b) and not self._path_outside(owner, members, b, a)
+        return self._classes(together, pairs) is not None
 
     def _path_outside(
         self, owner: Mapping[str, int], members: Mapping[int, Sequence[str]], start: int, goal: int
     ) -> bool:
         """Whether ``start`` depends on ``goal`` through a third group."""
-        seen: set[int] = set()
-        stack = [g for g in self._needs(owner, members[start]) if g not in {start, goal}]
-        while stack:
-            g = stack.pop()
-            if g == goal:
-                return True
-            if g not in seen and g != start:
-                seen.add(g)
-                stack.extend(self._needs(owner, members[g]))
-        return False
+        above = self._above(owner, members)
+        return any(above[g] >> goal & 1 for g in self._needs(owner, members, start) if g not in {start, goal})
 
-    def _needs(self, owner: Mapping[str, int], names: Sequence[str]) -> set[int]:
-        return {owner[a.name] for n in names for a in self.accesses[n] if a.name in owner}
+    def _above(self, owner: Mapping[str, int], members: Mapping[int, Sequence[str]]) -> dict[int, int]:
+        """For each group, the groups it depends on at any distance, as bits."""
+        if not self._ancestors:
+            for first in members:
+                stack = [first]
+                while stack:
+                    g = stack[-1]
+                    needs = self._needs(owner, members, g) - {g}
+                    if missing := [n for n in needs if n not in self._ancestors]:
+                        stack.extend(missing)
+                        continue
+                    stack.pop()
+                    bits = 0
+                    for n in needs:
+                        bits |= self._ancestors[n] | 1 << n
+                    self._ancestors[g] = bits
+        return self._ancestors
+
+    def _needs(self, owner: Mapping[str, int], members: Mapping[int, Sequence[str]], g: int) -> set[int]:
+        """Groups whose results group ``g`` reads, itself included."""
+        if g not in self._needed:
+            self._needed[g] = {owner[a.name] for n in members[g] for a in self.accesses[n] if a.name in owner}
+        return self._needed[g]
 
     def _ordered(self, owner: Mapping[str, int], members: Mapping[int, Sequence[str]]) -> list[int]:
         """Groups in a topological order, earliest definition first among those that are ready."""
         done: list[int] = []
         rest = dict(members)
         while rest:
-            ready = [g for g in rest if not (self._needs(owner, rest[g]) - {g}) & set(rest)]
+            ready = [g for g in rest if all(n == g or n not in rest for n in self._needs(owner, members, g))]
             g = min(ready, key=lambda g: max(self.order[n] for n in rest[g]))
             done.append(g)
             del rest[g]

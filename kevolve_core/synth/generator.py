@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from attrs import evolve
 
@@ -13,7 +14,7 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal, Renderer, Work
 from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Candidate, Device, Origin
+from kevolve_core.model import Candidate, Device, Origin, content_hash
 from kevolve_core.space import Space
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
 from kevolve_core.synth.graph import Graph
@@ -25,6 +26,7 @@ __all__ = ["SynthGenerator"]
 
 SpaceOf = Callable[[Step, Device, str], Space]
 _TRIES = 32  # draws of a distinct, printable candidate before the generator says it has nothing more
+_POOL = 64  # genomes that a policy's preference chooses from: milliseconds without rendering (estimated)
 _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 
 
@@ -32,7 +34,9 @@ class SynthGenerator:
     """Proposes programs lowered from the reference's graph, printed by a backend's renderers.
 
     Draft 0 is the default point with everything fused; later drafts sample schedules and partitions;
-    ``mutate`` and ``crossover`` start from the parents' genomes (where none has one, a draft is made).
+    ``mutate`` and ``crossover`` start from the parents' genomes (where none has one, a draft is made);
+    ``sample`` is a uniform draw. Where the policy has a preference, it chooses from a pool of genomes before
+    one is rendered; a draft that is given experience starts from that.
     Candidates depend on (seed, sequence, attempt) and the parents' genomes alone.
 
     Args:
@@ -87,6 +91,25 @@ class SynthGenerator:
         """Library operators that the default program calls."""
         return _libraries(self.programs())
 
+    def default(self) -> Candidate:
+        """Everything fused that can be, on the default schedule: the first draft of every run."""
+        with self._lock:
+            return self._first(Partition(), "default")
+
+    def unfused(self) -> Candidate:
+        """A kernel an operator, on the default schedule: what fusing and searching is held against where a
+        target has no tensor library of its own."""
+        with self._lock:
+            partition = Partition()
+            while cut := frozenset(self._programs(partition)[0].edges) - partition.apart:
+                partition = evolve(partition, apart=partition.apart | cut)
+            return self._first(partition, "unfused")
+
+    def _first(self, partition: Partition, note: str) -> Candidate:
+        genome = self._with_steps(Genome(self._languages()[0], partition), {})
+        context = Proposal(self._spec, self._device, 0, 0, parents=())
+        return self._candidate(genome, context, note)
+
     async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
         """Up to ``n`` distinct candidates. The work runs in a thread; capture and lowering are cached."""
         return await asyncio.to_thread(self.propose_now, context, n)
@@ -97,11 +120,9 @@ class SynthGenerator:
             found: dict[str, Candidate] = {p.id: p for p in context.parents}
             out: list[Candidate] = []
             refusal: UnsupportedError | None = None
-            for attempt in range(n + _TRIES):
+            for genome, note in self._genomes(context, n + _TRIES):
                 if len(out) == n:
                     break
-                rng = random.Random(f"{context.seed}:{context.sequence}:{context.attempt}:{attempt}")
-                genome, note = self._genome(context, rng, attempt)
                 try:
                     candidate = self._candidate(genome, context, note)
                 except UnsupportedError as error:
@@ -116,15 +137,58 @@ class SynthGenerator:
 
     # --- genomes --------------------------------------------------------------------------------------------
 
-    def _genome(self, context: Proposal, rng: random.Random, attempt: int) -> tuple[Genome, str]:
+    def _genomes(self, context: Proposal, count: int) -> Iterator[tuple[Genome, str]]:
+        """Up to ``count`` genomes to try, in order: what experience or the policy prefers, then draws."""
+        for recorded in context.experience if context.attempt == 0 else ():
+            genome = Genome.parsed(recorded)
+            if genome is not None and genome.language in self._renderers:
+                yield self._with_steps(genome, genome.steps), "experience"
+        if context.preference is not None and context.operator != "sample":
+            pool = self._pool(context)
+            worth = context.preference([genome.plain() for genome in pool])
+            ranked = sorted(range(len(pool)), key=lambda place: -worth[place])
+            for place in ranked[context.attempt : count]:
+                if worth[place] > -math.inf:
+                    yield pool[place], "preferred"
+        for attempt in range(count):
+            rng = random.Random(f"{context.seed}:{context.sequence}:{context.attempt}:{attempt}")
+            yield self._genome(context, rng, attempt)
+
+    def _parents(self, context: Proposal) -> list[Genome]:
         parents = [g for p in context.parents if (g := Genome.parsed(p.genome)) is not None]
-        parents = [g for g in parents if g.language in self._renderers]
+        return [g for g in parents if g.language in self._renderers]
+
+    def _pool(self, context: Proposal) -> list[Genome]:
+        """Genomes for a policy to choose from, as different from the parents (of a draft: the default) as
+        single moves make them. Not rendered, so they cost next to nothing; one new partition at most, which
+        has to be lowered."""
+        rng = random.Random(f"{context.seed}:{context.sequence}:pool")
+        parents = self._parents(context) if context.operator != "draft" else []
+        starts = parents or [Genome(language) for language in self._languages()]
+        moved = self._moved(starts[0].partition, rng)
+        starts.append(evolve(starts[0], partition=moved))
+        pool: dict[str, Genome] = {}
+        for number in range(_POOL):
+            start = starts[number % len(starts)]
+            spaces = self._spaces_of(start.partition, start.language)
+            if not parents and rng.random() < 0.5:
+                steps = sampled_steps(spaces, rng)
+            else:
+                steps = moved_steps(start.steps, spaces, rng, rng.randint(1, 3))
+            genome = evolve(start, steps=steps)
+            pool.setdefault(content_hash(genome.plain()), genome)
+        return list(pool.values())
+
+    def _genome(self, context: Proposal, rng: random.Random, attempt: int) -> tuple[Genome, str]:
+        parents = self._parents(context)
         strength = 1 + context.attempt + attempt // 2
         if context.operator == "crossover" and len(parents) > 1:
             child = crossed(parents[0], parents[1], rng)
             moves = 0 if attempt == 0 and context.attempt == 0 else strength
             spaces = self._spaces_of(child.partition, child.language)
             return evolve(child, steps=moved_steps(child.steps, spaces, rng, moves)), "crossover"
+        if context.operator == "sample":
+            return self._sampled(rng)
         if context.operator != "draft" and parents:
             return self._mutated(parents[0], rng, strength)
         return self._draft(context, rng, attempt)
@@ -133,14 +197,20 @@ class SynthGenerator:
         languages = self._languages()
         if context.sequence == 0 and context.attempt == 0 and attempt == 0:
             return self._with_steps(Genome(languages[0]), {}), "default"
-        language = rng.choice(languages)
-        partition = Partition()
+        if rng.random() < 0.5:
+            return self._sampled(rng)
+        language, partition = rng.choice(languages), Partition()
         if rng.random() < _GRAPH_MOVES:
             partition = self._moved(partition, rng)
         spaces = self._spaces_of(partition, language)
-        if rng.random() < 0.5:
-            return Genome(language, partition, sampled_steps(spaces, rng)), "sample"
         return Genome(language, partition, moved_steps({}, spaces, rng, rng.randint(1, 3))), "near default"
+
+    def _sampled(self, rng: random.Random) -> tuple[Genome, str]:
+        """A uniform schedule; a share of them of another partition."""
+        language, partition = rng.choice(self._languages()), Partition()
+        if rng.random() < _GRAPH_MOVES:
+            partition = self._moved(partition, rng)
+        return Genome(language, partition, sampled_steps(self._spaces_of(partition, language), rng)), "sample"
 
     def _mutated(self, parent: Genome, rng: random.Random, strength: int) -> tuple[Genome, str]:
         partition, note = parent.partition, "schedule"

@@ -49,6 +49,11 @@ def run_program(
     for step in program.steps:
         if isinstance(step, LoopNest):
             _Nest(step, memory).run()
+        elif step.repeat:
+            for t in range(step.repeat):
+                _call(step, memory, t)
+                if step.epilogue is not None:
+                    _Nest(step.epilogue, memory, t).run()
         else:
             _call(step, memory)
             if step.epilogue is not None:
@@ -118,8 +123,12 @@ def _poisoned(n: int, dtype: str) -> torch.Tensor:
     )
 
 
-def _call(step: LibraryCall, memory: _Memory) -> None:
-    views = [torch.as_strided(memory.data[o.buffer], o.shape, o.strides, o.offset) for o in step.operands]
+def _call(step: LibraryCall, memory: _Memory, time: int = 0) -> None:
+    moves = [time * a for a in step.advance] or [0] * len(step.operands)
+    views = [
+        torch.as_strided(memory.data[o.buffer], o.shape, o.strides, o.offset + move)
+        for o, move in zip(step.operands, moves, strict=True)
+    ]
 
     name = step.op.removeprefix("aten::")
     packet, _, overload = name.partition(".")
@@ -150,9 +159,11 @@ def _call(step: LibraryCall, memory: _Memory) -> None:
 
 
 class _Nest:
-    """One nest: every value is a tensor with one dimension a loop (extent 1 where it does not span it)."""
+    """One nest: every value is a tensor with one dimension a loop (extent 1 where it does not span it). With
+    ``time`` at that point of its first axis only."""
 
-    def __init__(self, nest: LoopNest, memory: _Memory) -> None:
+    def __init__(self, nest: LoopNest, memory: _Memory, time: int | None = None) -> None:
+        self.time = time
         self.nest = nest
         self.memory = memory
         self.names = [a.name for a in nest.axes]
@@ -289,6 +300,8 @@ class _Nest:
             return torch.full(ones, e.value, dtype=_dtype(e.dtype))
         if isinstance(e, Index):
             d = self.names.index(e.axis)
+            if d == 0 and self.time is not None:
+                return torch.full(ones, self.time)
             return torch.arange(self.extents[d]).reshape([*ones[:d], -1, *ones[d + 1 :]])
         if isinstance(e, Load):
             return self._load(e)

@@ -29,6 +29,7 @@ from kevolve_core.synth.inline import LEAVES
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
 from kevolve_core.synth.nests import NestBuilder
+from kevolve_core.synth.recurrent import OPERATORS, cell_of
 from kevolve_core.synth.rows import split_large, split_rows
 
 __all__ = ["Partition", "Synthesised", "synthesise"]
@@ -111,8 +112,9 @@ class _Assembler:
         load = v.at(axes)
         if not isinstance(load, Load) or load.mask is not None or load.dtype != v.dtype:
             return None
-        if any(affine(i) is None for i in load.index):
-            return None
+        forms = [affine(i) for i in load.index]
+        if any(f is None or any(step < 0 for step in f[1].values()) for f in forms):
+            return None  # PyTorch's views have no negative strides
         return load.buffer, load
 
     def _output_value(self, v: Value, k: int) -> tuple[str, Value]:
@@ -306,6 +308,9 @@ class _Assembler:
         inside = {k: g for g, k in epilogue_of.items()}
         steps: list[Step] = []
         for k, group in enumerate(groups):
+            if group.library and self._recurs(fusion, group):
+                steps.extend(self._recurrence(fusion, group))
+                continue
             if group.library:
                 if k not in epilogue_of:
                     steps.append(self._call(fusion, group))
@@ -326,6 +331,8 @@ class _Assembler:
         found: dict[int, int] = {}
         for k, group in enumerate(groups):
             if not group.library or len(group.members) != 1 or group.members[0] in self.outputs:
+                continue
+            if self._recurs(fusion, group):
                 continue
             name = group.members[0]
             readers = [
@@ -356,6 +363,57 @@ class _Assembler:
                     if form[0] < 0 or rest >= row or any(c < 0 for c in form[1].values()):
                         return False
         return True
+
+    @staticmethod
+    def _recurs(fusion: Fusion, group: Group) -> bool:
+        call = fusion.defs[group.members[0]].call
+        return call is not None and call.op.startswith("kevolve::")
+
+    def _recurrence(self, fusion: Fusion, group: Group) -> list[Step]:
+        """A recurrence as a nest that puts the first state in place, and a repeated product with its cell."""
+        d = fusion.defs[group.members[0]]
+        call = d.call
+        assert call is not None
+        name = call.op.removeprefix("kevolve::")
+        results = sorted((x for x in fusion.defs.values() if x.call is call), key=lambda x: x.result)
+        states = [self.layout(x.name).buffer for x in results]
+        steps, batch, hidden = states[0].shape[0] - 1, *states[0].shape[1:]
+        width = OPERATORS[name] * hidden
+        label = self._buffer_name(Def(f"{d.node}_product", (), d.dtype, "temp", ()))
+        self.layouts[label] = Layout.of(label, (batch, width), None, d.dtype, "temp", False)
+        ix = self.lowering.ix
+
+        def read(what: str, index: Sequence[Expr]) -> Expr:
+            if what == "product":
+                return Load(label, tuple(index), d.dtype)
+            value = call.args[what]
+            own = self.lowering.own_axes(value.shape)
+            load = value.at(own)
+            layout = self.layout(load.buffer)
+            place = layout.spread(ix, layout.flat(ix, load.index))
+            by = {a.axis: e for a, e in zip(own, index, strict=True) if isinstance(a, Index)}
+            return Load(layout.buffer.name, tuple(ix.substitute(e, by) for e in place), load.dtype)
+
+        for extent, axis in ((steps, "i0"), (batch, "i1"), (hidden, "j0")):
+            ix.extents.setdefault(axis, extent)
+        names = [b.name for b in states]
+        cell = cell_of(
+            name, read, (steps, batch, hidden), d.dtype, names, "bias" in call.args, (d.node,), d.node
+        )
+        weight = call.args["weight"]
+        axes = self.lowering.own_axes((hidden, width))
+        load = weight.at((axes[1], axes[0]))
+        assert isinstance(load, Load)
+        shape, strides, offset = self._strided(load.buffer, load, axes, (hidden, width))
+        operands = (
+            Operand(names[0], (batch, hidden), (hidden, 1), 0),
+            Operand(self.layout(load.buffer).buffer.name, shape, strides, offset),
+        )
+        repeated = LibraryCall(
+            f"lib_{d.node}", "aten::mm", operands, label, {}, cell.step, (d.node,), (), steps,
+            (batch * hidden, 0),
+        )  # fmt: skip
+        return [cell.first, repeated]
 
     def layouts_by_buffer(self) -> dict[str, Buffer]:
         return {x.buffer.name: x.buffer for x in self.layouts.values()}

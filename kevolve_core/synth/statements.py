@@ -19,9 +19,7 @@ from kevolve_core.ir import (
     Statement,
     Store,
     Var,
-    axes_of,
     children,
-    vars_of,
     walk,
 )
 from kevolve_core.synth.index import delinearised, linear, rebuild
@@ -149,34 +147,41 @@ def tidied(body: Sequence[Statement]) -> list[Statement]:
     """``body`` without values nobody reads; those read once, at the same points, are put in place."""
     statements = list(body)
     while True:
-        uses: dict[str, int] = {}
-        for s in statements:
-            seen: set[Expr] = set()
-            for root in parts(s):
-                if isinstance(root, Var):
-                    uses[root.name] = uses.get(root.name, 0) + 1
-                for n in walk(root):
-                    if n in seen:
-                        continue
-                    seen.add(n)
-                    for c in children(n):
-                        if isinstance(c, Var):
-                            uses[c.name] = uses.get(c.name, 0) + 1
-        spans = _spans(statements)
-        for k, s in enumerate(statements):
-            if isinstance(s, Store):
-                continue
-            count = uses.get(s.name, 0)
-            if not count:
-                del statements[k]
-                break
-            if isinstance(s, Let) and (count == 1 or _trivial(s.value)):
-                readers = [t for t in statements if s.name in {v for e in parts(t) for v in vars_of(e)}]
-                if _trivial(s.value) or all(_span(parts(t), spans) == spans[s.name] for t in readers):
-                    statements = [_inlined(t, s.name, s.value) for t in statements if t is not s]
-                    break
-        else:
+        uses, readers = _uses(statements)
+        kept = [s for s in statements if isinstance(s, Store) or uses.get(s.name, 0)]
+        spans = _spans(kept)
+        place: dict[str, Expr] = {}
+        for s in kept:
+            if isinstance(s, Let) and (uses[s.name] == 1 or _trivial(s.value)):
+                live = [t for t in readers[s.name] if isinstance(t, Store) or uses.get(t.name)]
+                if _trivial(s.value) or all(_span(parts(t), spans) == spans[s.name] for t in live):
+                    place[s.name] = s.value
+        if not place and len(kept) == len(statements):
             return statements
+        statements = _inlined([s for s in kept if isinstance(s, Store) or s.name not in place], place)
+
+
+def _uses(statements: Sequence[Statement]) -> tuple[dict[str, int], dict[str, list[Statement]]]:
+    """How often each value is read, and by which statements."""
+    uses: dict[str, int] = {}
+    readers: dict[str, list[Statement]] = {}
+    for s in statements:
+        seen: set[Expr] = set()
+        mine: dict[str, int] = {}
+        for root in parts(s):
+            if isinstance(root, Var):
+                mine[root.name] = mine.get(root.name, 0) + 1
+            for n in walk(root):
+                if n in seen:
+                    continue
+                seen.add(n)
+                for c in children(n):
+                    if isinstance(c, Var):
+                        mine[c.name] = mine.get(c.name, 0) + 1
+        for name, count in mine.items():
+            uses[name] = uses.get(name, 0) + count
+            readers.setdefault(name, []).append(s)
+    return uses, readers
 
 
 def _trivial(e: Expr) -> bool:
@@ -194,9 +199,11 @@ def _has_load(e: Expr) -> bool:
 def _span(expressions: Sequence[Expr], spans: Mapping[str, frozenset[str]]) -> frozenset[str]:
     found: set[str] = set()
     for e in expressions:
-        found |= axes_of(e)
-        for v in vars_of(e):
-            found |= spans[v]
+        for n in walk(e):
+            if isinstance(n, Index):
+                found.add(n.axis)
+            elif isinstance(n, Var):
+                found |= spans[n.name]
     return frozenset(found)
 
 
@@ -209,8 +216,20 @@ def _spans(statements: Sequence[Statement]) -> dict[str, frozenset[str]]:
     return spans
 
 
-def _inlined(s: Statement, name: str, value: Expr) -> Statement:
-    return mapped(s, _bottom_up(lambda e: value if isinstance(e, Var) and e.name == name else e))
+def _inlined(statements: Sequence[Statement], place: Mapping[str, Expr]) -> list[Statement]:
+    """``statements`` with values put in place of their names, also inside one another."""
+    memo: dict[Expr, Expr] = {}
+
+    def visit(e: Expr) -> Expr:
+        if (found := memo.get(e)) is None:
+            if isinstance(e, Var):
+                found = visit(place[e.name]) if e.name in place else e
+            else:
+                found = rebuild(e, [visit(c) for c in children(e)]) if children(e) else e
+            memo[e] = found
+        return found
+
+    return [mapped(s, visit) for s in statements]
 
 
 def anchor(body: Sequence[Statement]) -> str:

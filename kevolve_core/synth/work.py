@@ -69,7 +69,7 @@ def _work(
             for name in step.outputs or (step.output,):
                 if name in buffers:
                     stored[name] = float(buffers[name].size)
-            library += _library_flops(step, buffers)
+            library += _library_flops(step, buffers) * max(1, step.repeat)
             if step.epilogue is not None:
                 nests.append(step.epilogue)
         for nest in nests:

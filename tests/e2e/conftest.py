@@ -44,13 +44,18 @@ def command(*arguments: object) -> list[str]:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The caller's, with this process's import path."""
-    path = os.pathsep.join(p for p in sys.path if p)
+    path = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
-def kevolve(*arguments: object, env: Mapping[str, str] | None = None, timeout: float = 240) -> Done:
+def kevolve(
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 240,
+    cwd: Path | None = None,
+) -> Done:
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment(env)
+        command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment(env), cwd=cwd
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

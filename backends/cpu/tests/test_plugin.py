@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from kevolve_core.errors import ConfigError
+from kevolve_core.knowledge import KnowledgeBase
 from kevolve_core.model import Device
 from kevolve_core.registry import Registry
 from kevolve_cpu import plugin
@@ -170,7 +171,7 @@ def test_exported_kernels_use_the_backends_flags() -> None:
 
 
 def test_knowledge_pages_say_what_they_are_about_and_where_from() -> None:
-    pages = [page for folder in CpuBackend({}).knowledge() for page in folder.glob("*.md")]
-    heads = [page.read_text().split("---")[1] for page in pages]
-    assert len(pages) >= 2
-    assert all(key in head for head in heads for key in ("title: ", "target: cpu", "source: "))
+    base = KnowledgeBase.open(CpuBackend({}).knowledge(), shipped=False, strict=True)
+    assert len(base) >= 7
+    assert {page.targets for page in base.pages} == {("cpu",)}
+    assert [page.id for page in base.pages if not page.sources] == []

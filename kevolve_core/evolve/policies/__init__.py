@@ -9,14 +9,32 @@ from typing import Any
 from kevolve_core.errors import ConfigError, UnknownNameError, suggest
 from kevolve_core.evolve.policies.evolutionary import EvolutionaryPolicy
 from kevolve_core.evolve.policies.greedy import GreedyPolicy
-from kevolve_core.evolve.policies.sampling import RandomPolicy
+from kevolve_core.evolve.policies.mcts import MctsPolicy
+from kevolve_core.evolve.policies.sampling import IndependentPolicy, RandomPolicy
+from kevolve_core.evolve.policies.surrogate import SurrogatePolicy
 from kevolve_core.interfaces import SelectionPolicy
 
-__all__ = ["POLICIES", "EvolutionaryPolicy", "GreedyPolicy", "RandomPolicy", "make_policy"]
+__all__ = [
+    "POLICIES",
+    "EvolutionaryPolicy",
+    "GreedyPolicy",
+    "IndependentPolicy",
+    "MctsPolicy",
+    "RandomPolicy",
+    "SurrogatePolicy",
+    "make_policy",
+]
 
 #: The policies that ship, by name.
 POLICIES: Mapping[str, Callable[..., SelectionPolicy]] = MappingProxyType(
-    {"greedy": GreedyPolicy, "evolutionary": EvolutionaryPolicy, "random": RandomPolicy}
+    {
+        "evolutionary": EvolutionaryPolicy,
+        "greedy": GreedyPolicy,
+        "independent": IndependentPolicy,
+        "mcts": MctsPolicy,
+        "random": RandomPolicy,
+        "surrogate": SurrogatePolicy,
+    }
 )
 
 

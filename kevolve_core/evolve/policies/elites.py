@@ -53,6 +53,10 @@ class Elites:
         bisect.insort(self._ranked, Elite(-score, sequence, candidate_id))
         del self._ranked[self._capacity :]
 
+    def would_take(self, score: float) -> bool:
+        """Whether `add` would keep a new candidate of this score."""
+        return len(self) < self._capacity or -score < self._ranked[-1].loss
+
     def pick(self, rng: random.Random) -> Elite:
         """One of them, the better the likelier (the lower of two uniform ranks)."""
         return self._ranked[min(rng.randrange(len(self)), rng.randrange(len(self)))]

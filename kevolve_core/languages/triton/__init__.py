@@ -10,5 +10,10 @@ from kevolve_core.languages.triton.recording import (
     launch_key,
     record,
 )
+from kevolve_core.languages.triton.render.renderer import TritonRenderer
+from kevolve_core.languages.triton.spaces import TritonFacts, schedule_space
 
-__all__ = ["Launch", "TritonTarget", "compile_launch", "launch_key", "record"]
+__all__ = [
+    "Launch", "TritonFacts", "TritonRenderer", "TritonTarget", "compile_launch", "launch_key", "record",
+    "schedule_space",
+]  # fmt: skip

@@ -8,12 +8,12 @@ from attrs import frozen
 
 from kevolve_core.errors import KevolveError
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType, replace_refs
-from kevolve_core.synth.lower import gather, library, losses, normalize, pointwise, reductions, views
+from kevolve_core.synth.lower import gather, library, losses, normalize, pointwise, pool, reductions, views
 from kevolve_core.synth.lower.core import TABLE, Call, Def, Lowering, Value, lowers
 
 __all__ = ["TABLE", "Call", "Def", "Lowered", "Lowering", "Value", "known", "lower", "lowers"]
 
-_ = (gather, losses, normalize, pointwise, reductions, views)  # imported for what they register
+_ = (gather, losses, normalize, pointwise, pool, reductions, views)  # imported for what they register
 
 
 def known(op: str) -> bool:

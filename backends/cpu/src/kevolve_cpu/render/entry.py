@@ -101,6 +101,9 @@ class _Case:
             return
         out = self.program.buffers[call.output]
         name = self.names[call.output]
+        if call.repeat:
+            self._repeated(launch, call, out, name)
+            return
         if call.outputs:
             targets = ", ".join(self.names[b] if b else "_" for b in call.outputs)
             self.lines.append(
@@ -118,6 +121,28 @@ class _Case:
                 self.lines.append(f"{self.module}.{launch.native}({pointers})")
             return
         self._tiles(launch, call, out, name)
+
+    def _repeated(self, launch: Launch, call: LibraryCall, out: Buffer, name: str) -> None:
+        """A recurrence: the call and one row of its epilogue, time after time."""
+
+        def view(i: int, operand: Operand) -> str:
+            if not call.advance[i]:
+                return f"operand_{i}"
+            moved = f"{operand.offset} + time * {call.advance[i]}"
+            variable = self.names[operand.buffer]
+            return f"{variable}.as_strided({literal(operand.shape)}, {literal(operand.strides)}, {moved})"
+
+        self.lines.append(self._allocate(out, name, out.shape))
+        for i, operand in enumerate(call.operands):
+            if not call.advance[i]:
+                self.lines.append(f"operand_{i} = {self._view(i, operand)}")
+        pointers = ", ".join(f"at_{k}" for k in range(len(launch.buffers)))
+        self.lines += [f"at_{k} = {self._pointer(b)}" for k, b in enumerate(launch.buffers)]
+        self.lines += [
+            f"for time in range({call.repeat}):",
+            f"    {call_text(call, view, name)}",
+            f"    {self.module}.{launch.native}({pointers}, time, time + 1)",
+        ]
 
     def _tiles(self, launch: Launch, call: LibraryCall, out: Buffer, name: str) -> None:
         rows = out.shape[0]

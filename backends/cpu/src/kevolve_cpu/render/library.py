@@ -24,7 +24,7 @@ _ROW_OPERANDS = {
 
 def tileable(call: LibraryCall) -> bool:
     """Whether the call can be made for a range of the output's rows."""
-    return call.epilogue is not None and bool(row_operands(call))
+    return call.epilogue is not None and not call.repeat and bool(row_operands(call))
 
 
 def row_operands(call: LibraryCall) -> tuple[int, ...]:

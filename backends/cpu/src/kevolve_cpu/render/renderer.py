@@ -200,7 +200,7 @@ def _native(
         point = choices.get(step.name, {})
         _check_dtypes(step.epilogue)
         schedule = resolve(step.epilogue, point)
-        rows = _row_epilogue(step, program)
+        rows = bool(step.repeat) or _row_epilogue(step, program)
         function = nest_function(step.epilogue, schedule, rows)
         reads, writes = parameters(step.epilogue)
         used = (*reads, *writes)

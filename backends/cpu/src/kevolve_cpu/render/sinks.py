@@ -201,7 +201,8 @@ class Sinks:
             if s.name in self.saved_scans
             else None
         )
-        r = Reduction.of(s, KIND[s.value.dtype])
+        # ATen's running sums and products are in float64, whatever the length.
+        r = Reduction.of(s, KIND[s.value.dtype], wide=True)
         vec = task.width > 1
 
         def row(scope: Scope) -> None:

@@ -1,0 +1,286 @@
+"""`run_kernelbench`: problems through synthesis and, unless only checked, a search; a row each, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from attrs import asdict, field, frozen
+
+from kevolve_core.api.evolving import evolve, resume
+from kevolve_core.api.parts import Place, place
+from kevolve_core.bench.problems import Problem, find_problems, spec_of
+from kevolve_core.errors import ConfigError, KevolveError, StoreError, WorkerError, suggest
+from kevolve_core.interfaces import BackendRef
+from kevolve_core.isolate.process import Limits, RemoteError, WorkerProcess
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.registry import Registry
+from kevolve_core.serial import to_plain
+
+__all__ = ["BenchSettings", "Row", "read_rows", "run_kernelbench"]
+
+Row = dict[str, Any]
+#: Scales of `kevolve_core.bench.shrink.SCALES`, named here so that the command line need not import torch.
+SCALE_NAMES = ("tiny", "small", "full")
+_CHECK_LIMITS = Limits(seconds=600.0, memory_bytes=16 << 30)
+_ROWS, _SETTINGS = "rows.jsonl", "settings.json"
+
+
+@frozen
+class BenchSettings:
+    """What is run. Rows of one folder all come from one of these.
+
+    Args:
+        root: the checkout.
+        levels: of problems.
+        scale: ``tiny``, ``small`` or ``full`` (see `SCALES`).
+        check_only: correctness of the first proposal only, nothing is timed.
+        budget: of the search on one problem, as `evolve` takes it.
+        language: of the candidates in ``check_only``; "" for the generator's own choice.
+        only: problems by id (``1/23``); all of the levels where empty.
+        seed: of weights and of the search.
+    """
+
+    root: str
+    levels: tuple[int, ...] = (1, 2, 3)
+    scale: str = "small"
+    check_only: bool = False
+    budget: str = "20s"
+    language: str = ""
+    only: tuple[str, ...] = ()
+    seed: int = 0
+    backend: str = field(default="")
+
+    def identity(self) -> Mapping[str, Any]:
+        """What rows must agree on to stand in one file: all but which problems are run."""
+        plain = asdict(self)
+        for key in ("root", "levels", "only"):
+            del plain[key]
+        return {k: v for k, v in plain.items() if not (self.check_only and k == "budget")}
+
+
+def read_rows(out: Path) -> list[Row]:
+    """The rows a folder has, the latest of each problem, in the order of problems. A torn last line (the
+    process was killed while it wrote) is left out."""
+    latest: dict[str, Row] = {}
+    path = out / _ROWS
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            latest[row["id"]] = row
+    return sorted(latest.values(), key=lambda r: tuple(int(n) for n in r["id"].split("/")))
+
+
+def run_kernelbench(
+    settings: BenchSettings,
+    out: Path,
+    *,
+    registry: Registry | None = None,
+    device: str | None = None,
+    jobs: int = 0,
+    on_row: Callable[[Row, int, int], None] | None = None,
+) -> list[Row]:
+    """A row for every problem; those that ``out`` has already are not run again.
+
+    Args:
+        settings: what to run.
+        out: folder of the rows, and of the runs of searches.
+        registry, device: as for `evolve`.
+        jobs: checking processes; 0 is one a core.
+        on_row: called with each new row, how many are done, and of how many.
+
+    Raises:
+        KevolveError: no such checkout or backend, or ``out`` has rows of other settings.
+    """
+    if settings.scale not in SCALE_NAMES:
+        raise ConfigError(
+            "there is no such scale", got=settings.scale, mend=suggest(settings.scale, SCALE_NAMES) or
+            f"one of {', '.join(SCALE_NAMES)}",
+        )  # fmt: skip
+    problems = find_problems(settings.root, settings.levels, settings.only)
+    where = place(None, settings.backend or None, registry=registry, device=device)
+    _claim(out, settings)
+    done = {r["id"] for r in read_rows(out)}
+    todo = [p for p in problems if p.id not in done]
+    cores = len(os.sched_getaffinity(0))
+    count = 1 if not settings.check_only else max(1, min(jobs or cores, len(todo) or 1))
+    lock = threading.Lock()
+    finished = len(problems) - len(todo)
+
+    def note(row: Row) -> None:
+        nonlocal finished
+        with lock, open(out / _ROWS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            finished += 1
+            if on_row is not None:
+                on_row(row, finished, len(problems))
+
+    with tempfile.TemporaryDirectory(prefix="kevolve-bench-") as scratch:
+        checkers = [
+            _Checker(where, settings, max(1, cores // count), Path(scratch) / str(k)) for k in range(count)
+        ]
+        queue = iter(todo)
+        stop = threading.Event()
+
+        def work(checker: _Checker) -> None:
+            while not stop.is_set():
+                with lock:
+                    problem = next(queue, None)
+                if problem is None:
+                    return
+                note(_row(problem, checker, settings, where, out))
+
+        with ThreadPoolExecutor(count) as pool:
+            futures = [pool.submit(work, c) for c in checkers]
+            try:
+                for f in futures:
+                    f.result()
+            finally:
+                stop.set()
+                for c in checkers:
+                    c.close()
+    wanted = {p.id for p in problems}
+    return [r for r in read_rows(out) if r["id"] in wanted]
+
+
+def _claim(out: Path, settings: BenchSettings) -> None:
+    """Make ``out`` and note the settings of its rows, or see that they are these."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / _SETTINGS
+        mine = json.loads(json.dumps(settings.identity()))
+        if path.exists():
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            if theirs != mine:
+                different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+                raise ConfigError(
+                    "this folder has rows of other settings",
+                    got=", ".join(f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} now" for k in different),
+                    where=str(out),
+                    mend="choose another --out, or the settings it was begun with",
+                )
+        else:
+            path.write_text(json.dumps(mine, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise StoreError("the folder cannot be written", got=error.strerror, where=str(out)) from error
+
+
+class _Checker:
+    """A checking process, replaced when it dies."""
+
+    def __init__(self, where: Place, settings: BenchSettings, threads: int, workdir: Path) -> None:
+        self._where = where
+        self._settings = settings
+        self._threads = threads
+        self._workdir = workdir
+        self._worker: WorkerProcess | None = None
+        self._closed = False
+
+    def call(self, op: str, arguments: Mapping[str, Any]) -> Any:
+        """The answer of one operation. Raises WorkerError for a crash or hang of the process."""
+        if self._closed:
+            raise WorkerError("the benchmark was stopped")
+        if self._worker is None or not self._worker.alive:
+            self._worker = self._started()
+        return self._worker.call(op, arguments, limits=_CHECK_LIMITS).value
+
+    def _started(self) -> WorkerProcess:
+        where = self._where
+        ref: BackendRef = where.registry.ref(where.backend_name)
+        environment = {
+            **where.backend.manifest.worker_environment,
+            "OMP_NUM_THREADS": str(self._threads),
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
+        }
+        config = {
+            "ref": to_plain(ref),
+            "device": to_plain(where.device),
+            "language": self._settings.language,
+            "threads": self._threads,
+            "workdir": str(self._workdir / "scratch"),
+        }
+        (self._workdir / "scratch").mkdir(parents=True, exist_ok=True)
+        role = "kevolve_core.bench.check:CheckRole"
+        return WorkerProcess(role, config, workdir=self._workdir, environment=environment, name="check")
+
+    def close(self) -> None:
+        self._closed = True
+        if self._worker is not None:
+            self._worker.kill()
+
+
+def _row(problem: Problem, checker: _Checker, settings: BenchSettings, where: Place, out: Path) -> Row:
+    row: Row = {"id": problem.id, "name": problem.name, "degenerate": problem.degenerate}
+    try:
+        source = problem.path.read_text(encoding="utf-8")
+        place_ = str(problem.path)
+        if settings.scale != "full":
+            arguments = {"source": source, "scale": settings.scale, "where": place_}
+            source = checker.call("shrink", arguments)["source"]
+        spec = spec_of(problem, source)
+        secret = int.from_bytes(hashlib.sha256(f"{problem.id}/{settings.seed}".encode()).digest()[:6], "big")
+        found = checker.call("check", {"spec": to_plain(spec), "seed": settings.seed, "secret": secret})
+        row.update(found)
+    except (WorkerError, KevolveError, OSError) as error:
+        row.update(correct=False, generated_correct=False, libraries=[], reason=_reason(error))
+    if not settings.check_only and not row.get("refused_reference"):
+        row.update(_searched(problem, row, settings, where, out, checker))
+    return row
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RemoteError):
+        return f"{error.what}"
+    return f"{getattr(error, 'kind', type(error).__name__)}: {error}"
+
+
+def _searched(
+    problem: Problem, row: Row, settings: BenchSettings, where: Place, out: Path, checker: _Checker
+) -> Row:
+    """What a search on the problem found: ratio to the better baseline, times, and what was delivered."""
+    del row
+    folder = out / "runs" / problem.id.replace("/", "_")
+    try:
+        source = problem.path.read_text(encoding="utf-8")
+        if settings.scale != "full":
+            arguments = {"source": source, "scale": settings.scale, "where": str(problem.path)}
+            source = checker.call("shrink", arguments)["source"]
+        spec: KernelSpec = spec_of(problem, source)
+        if (folder / "run.sqlite").exists():
+            result = resume(folder, registry=where.registry)
+        else:
+            result = evolve(
+                spec, backend=where.backend_name, device=where.device.id, budget=settings.budget,
+                seed=settings.seed, out=folder, registry=where.registry, allow_degenerate=True,
+            )  # fmt: skip
+    except KevolveError as error:
+        return {"search_reason": f"{type(error).__name__}: {error}"}
+    found: Row = {
+        "delivered": "candidate" if result.improved else "baseline",
+        "ratio": None,
+        "search_reason": result.reason,
+        "evidence": result.evidence.value if result.evidence else None,
+    }
+    m = result.measurement
+    if m is not None and m.candidate:
+        times = {name: median(samples) for name, samples in m.baselines.items()}
+        mine = median(m.candidate)
+        found |= {
+            "candidate_s": mine,
+            "baselines_s": times,
+            "ratio": result.speedup.value if result.speedup else min(times.values()) / mine,
+            "ratio_to": {name: value / mine for name, value in times.items()},
+            "candidate_libraries": list(result.evaluation.library_calls) if result.evaluation else [],
+        }
+    return found

@@ -1,0 +1,1 @@
+"""The Triton renderer: loop IR to readable Triton source."""

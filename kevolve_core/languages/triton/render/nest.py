@@ -1,0 +1,203 @@
+"""Prints one loop nest as one Triton kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import define, evolve, field, frozen
+
+from kevolve_core.errors import UnsupportedError
+from kevolve_core.ir import (
+    Axis,
+    Buffer,
+    Contract,
+    Expr,
+    LoopNest,
+    Op,
+    Reduce,
+    Statement,
+    Store,
+)  # fmt: skip
+from kevolve_core.languages.triton.render.passes import Walks
+from kevolve_core.languages.triton.render.printer import Frame, Printer
+from kevolve_core.languages.triton.render.schedule import NestSchedule
+from kevolve_core.languages.triton.render.scope import Scope
+from kevolve_core.languages.triton.render.tiling import Tiling, tiling_of
+from kevolve_core.languages.triton.render.words import Names
+
+__all__ = ["Kernel", "contracted", "parameters", "print_nest"]
+
+
+@frozen
+class Kernel:
+    """A printed kernel and its launch.
+
+    Args:
+        name: of its function.
+        text: its source, decorated.
+        buffers: arguments before the constexprs, by buffer's name.
+        constexprs: names and values of the constexprs.
+        grid: programs.
+        options: launch options.
+        helpers: helper functions it calls.
+    """
+
+    name: str
+    text: str
+    buffers: tuple[str, ...]
+    constexprs: Mapping[str, int]
+    grid: int
+    options: Mapping[str, int]
+    helpers: tuple[str, ...] = ()
+
+
+def parameters(nest: LoopNest) -> tuple[str, ...]:
+    """Buffers a nest reads, then those it writes."""
+    writes = nest.writes()
+    return (*sorted(nest.reads() - set(writes)), *writes)
+
+
+def contracted(nest: LoopNest) -> LoopNest:
+    """``nest`` with contractions as plain sums of products."""
+
+    def plain(s: Statement) -> Statement:
+        if not isinstance(s, Contract):
+            return s
+        product = Op("mul", (_in(s.left, s.accumulate), _in(s.right, s.accumulate)), s.accumulate)
+        return Reduce(s.name, "sum", product, s.axes, s.dtype, s.accumulate)
+
+    return evolve(nest, body=tuple(plain(s) for s in nest.body))
+
+
+def _in(e: Expr, dtype: str) -> Expr:
+    return e if e.dtype == dtype else Op("cast", (e,), dtype)
+
+
+def print_nest(
+    nest: LoopNest,
+    buffers: Mapping[str, Buffer],
+    names: Mapping[str, str],
+    schedule: NestSchedule,
+    function: str,
+    taken: Sequence[str] = (),
+) -> Kernel:
+    """The kernel of ``nest``. ``names`` are the buffers' parameters, ``taken`` names it must not use.
+
+    Raises UnsupportedError for what Triton cannot say.
+    """
+    return _Nest(contracted(nest), buffers, names, schedule, function, taken).kernel()
+
+
+@define
+class _Nest:
+    nest: LoopNest
+    buffers: Mapping[str, Buffer]
+    names: Mapping[str, str]
+    schedule: NestSchedule
+    function: str
+    taken: Sequence[str] = ()
+    tiling: Tiling = field(init=False)
+
+    def kernel(self) -> Kernel:
+        nest, s = self.nest, self.schedule
+        self.tiling = tiling = tiling_of(nest)
+        self._check()
+        tiled = bool(tiling.rows) and s.rows > 1
+        rank = 2 if tiled else 1 if tiling.cols else 0
+        rows, cols = tiling.row_count, tiling.col_count
+        row_blocks = -(-rows // s.rows) if tiled else rows
+        persistent = 0 < s.programs < row_blocks and bool(tiling.rows) and tiling.combines
+        row_mask = "row_mask" if tiled and rows % s.rows else ""
+        variables = Names([*self.taken, *(self.names[b] for b in parameters(nest))])
+        printer = Printer(
+            nest, tiling, self.buffers, self.names, variables,
+            frozenset("R") if tiled else frozenset(), row_mask, rank,
+        )  # fmt: skip
+        body = Scope()
+        col_blocks = 1
+        block = "tl.program_id(0)"
+        if not tiling.combines and tiling.cols:
+            col_blocks = -(-cols // s.cols)
+            self._rectangle(printer, body, row_blocks, col_blocks)
+        elif tiling.rows:
+            self._rows(printer, body, "block" if persistent else block)
+        Walks(printer, s, body).run()
+        lines = body.lines
+        if persistent:
+            header = f"for block in range({block}, {row_blocks}, {s.programs}):"
+            lines = [header, *(f"    {x}" for x in lines)]
+        constexprs: dict[str, int] = {}
+        text = "\n".join(lines)
+        if "ROWS" in text:
+            constexprs["ROWS"] = s.rows
+        if "COLS" in text:
+            constexprs["COLS"] = s.cols
+        buffers = parameters(nest)
+        arguments = [*(self.names[b] for b in buffers), *(f"{n}: tl.constexpr" for n in constexprs)]
+        head = [f"def {self.function}({', '.join(arguments)}):", *(f"    # {x}" for x in _covers(nest))]
+        source = "\n".join(["@triton.jit", *head, *(f"    {x}" if x else "" for x in lines)])
+        grid = s.programs if persistent else row_blocks * col_blocks
+        options = {"num_warps": s.num_warps, "num_stages": s.num_stages}
+        return Kernel(self.function, source, buffers, constexprs, grid, options, tuple(printer.helpers))
+
+    def _check(self) -> None:
+        for s in self.nest.body:
+            if isinstance(s, Store) and s.buffer in self.nest.reads():
+                raise UnsupportedError(
+                    "a nest that reads what it writes is not printed in Triton",
+                    where=f"nest {self.nest.name}, {s.buffer}",
+                )
+
+    def _index(self, printer: Printer, source: str) -> str:
+        return f"{source}.to(tl.int64)" if printer.wide else source
+
+    def _rows(self, printer: Printer, body: Scope, block: str) -> None:
+        """The row indices of a program of a reducing nest."""
+        if not printer.row_dims:
+            body.lines.append(f"row = {self._index(printer, block)}")
+            return
+        first = f"{self._index(printer, block)} * ROWS"
+        body.lines.append(f"row = {first} + tl.arange(0, ROWS)[:, None]")
+        if printer.row_mask:
+            body.lines.append(f"row_mask = row < {self.tiling.row_count}")
+
+    def _rectangle(self, printer: Printer, body: Scope, row_blocks: int, col_blocks: int) -> None:
+        """The row and column indices of a program of a pointwise nest."""
+        tiling, s = self.tiling, self.schedule
+        pid = "tl.program_id(0)"
+        across, down = pid, pid
+        if col_blocks > 1 and row_blocks > 1:
+            across, down = f"({pid} % {col_blocks})", f"({pid} // {col_blocks})"
+        if tiling.rows and tiling.row_count > 1:
+            if col_blocks > 1 and row_blocks == 1:
+                down = "0"
+            if not printer.row_dims:
+                body.lines.append(f"row = {self._index(printer, down)}")
+            else:
+                start = "" if down == "0" else f"{self._index(printer, down)} * ROWS + "
+                body.lines.append(f"row = {start}tl.arange(0, ROWS)[:, None]")
+                if printer.row_mask:
+                    body.lines.append(f"row_mask = row < {tiling.row_count}")
+        start = f"{self._index(printer, across)} * COLS + " if col_blocks > 1 else ""
+        lanes = "tl.arange(0, COLS)" + ("[None, :]" if printer.rank == 2 else "")
+        body.lines.append(f"col = {start}{lanes}")
+        mask = ""
+        if tiling.col_count % s.cols:
+            body.lines.append(f"col_mask = col < {tiling.col_count}")
+            mask = "col_mask"
+        printer.frame = Frame(tiling.cols, "col", mask)
+
+
+def _covers(nest: LoopNest) -> list[str]:
+    def product(axes: tuple[Axis, ...]) -> str:
+        return " x ".join(str(a.extent) for a in axes) or "1"
+
+    covers = ", ".join(dict.fromkeys(nest.covers)) if nest.covers else nest.name
+    inner = f", {product(nest.inner_axes)} each" if nest.inner_axes else ""
+    text = f"{nest.anchor}: {covers}; {product(nest.outer_axes)} points{inner}"
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) > 96:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines

@@ -1,0 +1,133 @@
+"""`TritonRenderer`: lowered programs as Triton kernels, and the Python that launches them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import evolve, frozen
+
+from kevolve_core.errors import KevolveError, UnsupportedError
+from kevolve_core.ir import Buffer, Expr, LibraryCall, Load, LoopNest, Program, Search, Step, Store, walk
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.languages.hostcode import LAID_OUT, call_text, dispatch_text
+from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
+from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
+from kevolve_core.languages.triton.render.nest import Kernel, print_nest
+from kevolve_core.languages.triton.render.schedule import resolve
+from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
+from kevolve_core.languages.triton.render.words import TRITON_TYPES, Names, identifier
+from kevolve_core.languages.triton.spaces import default_schedule
+from kevolve_core.model import Candidate
+from kevolve_core.space import Point
+
+__all__ = ["TritonRenderer"]
+
+
+@frozen
+class TritonRenderer:
+    """Prints every step of a program: nests as kernels, library calls as calls of `torch.ops.aten`.
+
+    The text is a function of the arguments alone. Each case has its own kernels: shapes are literals.
+    """
+
+    language: str = "triton"
+
+    def supports(self, step: Step) -> str:
+        """Empty when ``step`` can be printed, else why not."""
+        try:
+            nest = step.epilogue if isinstance(step, LibraryCall) else step
+            if isinstance(step, LibraryCall):
+                call_text(step, lambda operand: operand.buffer)
+            if nest is not None:
+                _try(nest)
+        except KevolveError as error:
+            return error.what
+        return ""
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        """A candidate covering every case of ``programs``."""
+        names = _buffer_names(programs)
+        functions = Names([*HELPERS, *names.values()])
+        kernels: list[Kernel] = []
+        cases: list[str] = []
+        entries: list[str] = []
+        libraries: dict[str, None] = {}
+        for program in programs:
+            launches: list[Launch] = []
+            for step in program.steps:
+                nest = step.epilogue if isinstance(step, LibraryCall) else step
+                if isinstance(step, LibraryCall):
+                    libraries[step.op] = None
+                    launches.append(Launch(call=step))
+                if nest is not None:
+                    suffix = f"_{program.case}" if len(programs) > 1 else ""
+                    function = functions.fresh(f"{nest.name}{suffix}_kernel")
+                    kernel = _kernel(nest, program.buffers, names, choices.get(step.name, {}), function)
+                    kernels.append(kernel)
+                    launches.append(Launch(kernel=kernel))
+            entries.append(functions.fresh(f"run_{program.case}"))
+            cases.append(case_text(f"_{entries[-1]}", program, launches, names))
+        parts = [
+            f'"""{spec.name}: generated Triton kernels."""\n\nimport torch'
+            + ("\nimport triton\nimport triton.language as tl" if kernels else ""),
+            constants_text(programs, names),
+            *helper_texts(h for k in kernels for h in k.helpers),
+            *(k.text for k in kernels),
+            LAID_OUT if any("_laid_out(" in c for c in cases) else "",
+            *cases,
+            dispatch_text(spec, programs, [f"_{e}" for e in entries]),
+        ]
+        text = "\n\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
+        symbol = "" if spec.reference.kind == "module" else spec.reference.symbol
+        genome = {"choices": {k: dict(v) for k, v in sorted(choices.items())}}
+        return Candidate(
+            {"kernel.py": text}, "kernel.py", self.language, symbol=symbol, genome=genome,
+            libraries=tuple(libraries),
+        )  # fmt: skip
+
+
+def _kernel(
+    nest: LoopNest, buffers: Mapping[str, Buffer], names: Mapping[str, str], point: Point, function: str
+) -> Kernel:
+    _check_dtypes(nest, buffers)
+    schedule = resolve(tiling_of(nest), point, default_schedule(nest))
+    return print_nest(nest, buffers, names, schedule, function, [*HELPERS, function])
+
+
+def _check_dtypes(nest: LoopNest, buffers: Mapping[str, Buffer]) -> None:
+    found = {buffers[b].dtype for b in (*nest.reads(), *nest.writes())}
+    found |= {e.dtype for s in nest.body for root in expressions(s) for e in walk(root)}
+    for dtype in sorted(found - set(TRITON_TYPES)):
+        raise UnsupportedError(f"Triton renderer has no dtype {dtype}", where=f"nest {nest.name}")
+
+
+def _try(nest: LoopNest) -> None:
+    """Raise UnsupportedError where a nest has what no schedule can print, by printing it."""
+    dtypes: dict[str, tuple[int, str]] = {}
+
+    def note(e: Expr) -> None:
+        if isinstance(e, Load):
+            dtypes[e.buffer] = (len(e.index), e.dtype)
+
+    for s in nest.body:
+        for root in expressions(s):
+            for e in walk(root):
+                note(e)
+        if isinstance(s, Store):
+            dtypes.setdefault(s.buffer, (len(s.index), s.value.dtype))
+        elif isinstance(s, Search):
+            dtypes.setdefault(s.buffer, (len(s.index) + 1, s.value.dtype))
+    buffers = {n: Buffer(n, (4,) * rank, dtype, "temp") for n, (rank, dtype) in dtypes.items()}
+    for cols in (1 << 20, 16):
+        schedule = evolve(default_schedule(nest), cols=cols)
+        schedule = resolve(tiling_of(nest), {"rows": 2, "cols": cols}, schedule)
+        _check_dtypes(nest, buffers)
+        print_nest(nest, buffers, {n: identifier(n) for n in buffers}, schedule, "probe")
+
+
+def _buffer_names(programs: Sequence[Program]) -> dict[str, str]:
+    """Buffer name -> identifier, one for one."""
+    names = Names(list(HELPERS))
+    return {n: names.fresh(n) for n in dict.fromkeys(b for p in programs for b in p.buffers)}

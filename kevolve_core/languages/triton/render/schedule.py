@@ -1,0 +1,53 @@
+"""What a schedule's choices mean for one nest, made legal for the nest's own extents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from kevolve_core.languages.triton.render.tiling import Tiling
+from kevolve_core.languages.triton.render.words import power_of_two
+
+__all__ = ["MAX_TILE", "NestSchedule", "resolve"]
+
+MAX_TILE = 1 << 17  # elements of a tile; Triton allows 2**20, which no register file holds
+
+
+@frozen
+class NestSchedule:
+    """Tile and launch of a nest.
+
+    Args:
+        rows: rows a program takes at a time, a power of two.
+        cols: columns a step takes, a power of two; where it covers them all there is no loop.
+        num_warps: warps a program.
+        num_stages: depth of software pipelining.
+        programs: programs of a persistent grid, each taking rows in turn; 0 for one program a tile.
+        accumulate: ``fp32`` or ``fp64``: type of float32 sums.
+        online: take a maximum and the sum of exponentials by it in one walk.
+    """
+
+    rows: int = 1
+    cols: int = 1024
+    num_warps: int = 4
+    num_stages: int = 2
+    programs: int = 0
+    accumulate: str = "fp32"
+    online: bool = True
+
+
+def resolve(tiling: Tiling, point: Mapping[str, Any], default: NestSchedule) -> NestSchedule:
+    """``point`` over ``default``, cut to what ``tiling`` has: a genome of another case stays legal."""
+    known = {
+        k: point[k] for k in ("num_warps", "num_stages", "programs", "accumulate", "online") if k in point
+    }
+    rows = min(int(point.get("rows", default.rows)), power_of_two(tiling.row_count))
+    cols = min(int(point.get("cols", default.cols)) or MAX_TILE, power_of_two(tiling.col_count))
+    while rows * cols > MAX_TILE and rows > 1:
+        rows //= 2
+    while rows * cols > MAX_TILE:
+        cols //= 2
+    values = {k: getattr(default, k) for k in ("num_warps", "num_stages", "programs", "accumulate", "online")}
+    return NestSchedule(rows=rows, cols=cols, **{**values, **known})
