@@ -50,8 +50,10 @@ class Frame:
 class Printer:
     """Prints values of ``nest`` into scopes.
 
-    ``row_dims`` and ``col_dims`` are the tile dimensions that rows and columns have: none where a program
-    takes one row. ``row_mask`` is "" where every row exists.
+    ``row_dims`` are the tile dimensions that rows have: none where a program takes one row. ``row_mask`` is
+    "" where every row exists. ``scalars`` are variables with axes whose position is one a program;
+    ``row`` is the variable of the rows' position. Loads of buffers in ``held`` are values in registers.
+    ``raw`` loads keep half precision.
     """
 
     nest: LoopNest
@@ -70,6 +72,10 @@ class Printer:
     frame: Frame = field(factory=Frame)
     wide: bool = False
     spans: Mapping[str, frozenset[str]] = field(factory=dict)
+    scalars: tuple[tuple[str, tuple[Axis, ...]], ...] = ()
+    row: str = "row"
+    held: Mapping[str, Text] = field(factory=dict)
+    raw: bool = False
 
     def __attrs_post_init__(self) -> None:
         for s in self.nest.body:
@@ -124,6 +130,8 @@ class Printer:
             return self.index(e, home)
         if isinstance(e, Var):
             text = self._variable(e, home)
+        elif isinstance(e, Load) and e.buffer in self.held:
+            return self.held[e.buffer]
         elif isinstance(e, Load):
             text = self.named(home, f"{self.names[e.buffer]}_value", self._load(e, home))
         else:
@@ -174,20 +182,23 @@ class Printer:
 
     def index(self, e: Index, scope: Scope) -> Text:
         """The value of one loop index."""
-        for group, axes in (("R", self.tiling.rows), ("C", self.frame.cols)):
+        for group, axes in self._groups():
             names = [a.name for a in axes]
             if e.axis in names:
                 k = names.index(e.axis)
                 return self._run(group, axes, k, k, scope)
         raise UnsupportedError("an index outside its loop", where=f"nest {self.nest.name}, {e.axis}")
 
+    def _groups(self) -> tuple[tuple[str, tuple[Axis, ...]], ...]:
+        return (*self.scalars, ("R", self.tiling.rows), ("C", self.frame.cols))
+
     def _run(self, group: str, axes: Sequence[Axis], first: int, last: int, scope: Scope) -> Text:
         """The flat position along axes ``first`` to ``last`` of a group."""
         own = math.prod(a.extent for a in axes[first : last + 1])
         if own <= 1:
             return Text("0", "int32", atom=True, literal=True)
-        dims = self.row_dims if group == "R" else (frozenset("C") if self.rank else _NONE)
-        variable = "row" if group == "R" else self.frame.col
+        dims = {"R": self.row_dims, "C": frozenset("C") if self.rank else _NONE}.get(group, _NONE)
+        variable = {"R": self.row, "C": self.frame.col}.get(group, group)
         if all(a.extent == 1 for a in (*axes[:first], *axes[last + 1 :])):
             return Text(variable, self.index_type, dims, True)
         key = f"{variable}:{first}:{last}"
@@ -197,7 +208,7 @@ class Printer:
         source = variable if below == 1 else f"{variable} // {below}"
         if math.prod(a.extent for a in axes[:first]) > 1:
             source = f"({source}) % {own}" if below > 1 else f"{source} % {own}"
-        home = scope.root if group == "R" else scope
+        home = scope if group == "C" else scope.root
         text = self.named(home, "_".join(a.name for a in axes[first : last + 1]),
                           Text(source, self.index_type, dims))  # fmt: skip
         home.known[key] = text
@@ -218,7 +229,7 @@ class Printer:
                 terms[atom] = terms.get(atom, 0) + k * stride
         parts: list[Text] = []
         rest = {a: k for a, k in terms.items() if not isinstance(a, Index)}
-        for group, axes in (("R", self.tiling.rows), ("C", self.frame.cols)):
+        for group, axes in self._groups():
             parts += self._group_terms(group, axes, terms, scope)
         for atom, k in rest.items():
             text = self.value(atom, scope)
@@ -300,7 +311,7 @@ class Printer:
         at, dims = self._covering(at, masks)
         mask_text = f", mask={_all(masks)}" if masks else ""
         source = f"tl.load({self.names[e.buffer]} + {at.source}{mask_text}{other})"
-        if buffer.dtype in ("float16", "bfloat16"):
+        if buffer.dtype in ("float16", "bfloat16") and not self.raw:
             source += ".to(tl.float32)"
         if chosen is not None:
             source = f"tl.where({masks[-1].source}, {source}, {chosen.source})"
@@ -316,7 +327,7 @@ class Printer:
         wanted = at.dims.union(*(m.dims for m in others))
         source = at.source
         if "R" in wanted - at.dims:
-            source += " + row * 0"
+            source += f" + {self.row} * 0"
         if "C" in wanted - at.dims:
             source += f" + {self.frame.col} * 0"
         return evolve(at, source=source, dims=wanted), wanted

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import evolve, frozen
 
-from kevolve_core.errors import KevolveError, UnsupportedError
+from kevolve_core.errors import KevolveError
 from kevolve_core.ir import Buffer, Expr, LibraryCall, Load, LoopNest, Program, Search, Step, Store, walk
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.languages.hostcode import LAID_OUT, call_text, dispatch_text
@@ -14,8 +14,9 @@ from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
 from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
 from kevolve_core.languages.triton.render.nest import Kernel, print_nest
 from kevolve_core.languages.triton.render.schedule import resolve
+from kevolve_core.languages.triton.render.steps import check_dtypes, chosen
 from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
-from kevolve_core.languages.triton.render.words import TRITON_TYPES, Names, identifier
+from kevolve_core.languages.triton.render.words import Names, identifier
 from kevolve_core.languages.triton.spaces import default_schedule
 from kevolve_core.model import Candidate
 from kevolve_core.space import Point
@@ -56,17 +57,19 @@ class TritonRenderer:
         libraries: dict[str, None] = {}
         for program in programs:
             launches: list[Launch] = []
-            for step in program.steps:
-                nest = step.epilogue if isinstance(step, LibraryCall) else step
-                if isinstance(step, LibraryCall):
-                    libraries[step.op] = None
-                    launches.append(Launch(call=step))
-                if nest is not None:
-                    suffix = f"_{program.case}" if len(programs) > 1 else ""
-                    function = functions.fresh(f"{nest.name}{suffix}_kernel")
-                    kernel = _kernel(nest, program.buffers, names, choices.get(step.name, {}), function)
-                    kernels.append(kernel)
-                    launches.append(Launch(kernel=kernel))
+            suffix = f"_{program.case}" if len(programs) > 1 else ""
+            steps = [x for step in program.steps for x in chosen(step, program, choices.get(step.name, {}))]
+            temporary = {b.name: b for x in steps for b in x.buffers}
+            names |= {n: functions.fresh(n) for n in temporary if n not in names}
+            program = evolve(program, buffers={**program.buffers, **temporary})
+            for x in steps:
+                if x.call is not None:
+                    libraries[x.call.op] = None
+                    launches.append(Launch(call=x.call))
+                    continue
+                kernel = x.kernel(program.buffers, names, functions.fresh(f"{x.name}{suffix}_kernel"))
+                kernels.append(kernel)
+                launches.append(Launch(kernel=kernel))
             entries.append(functions.fresh(f"run_{program.case}"))
             cases.append(case_text(f"_{entries[-1]}", program, launches, names))
         parts = [
@@ -86,21 +89,6 @@ class TritonRenderer:
             {"kernel.py": text}, "kernel.py", self.language, symbol=symbol, genome=genome,
             libraries=tuple(libraries),
         )  # fmt: skip
-
-
-def _kernel(
-    nest: LoopNest, buffers: Mapping[str, Buffer], names: Mapping[str, str], point: Point, function: str
-) -> Kernel:
-    _check_dtypes(nest, buffers)
-    schedule = resolve(tiling_of(nest), point, default_schedule(nest))
-    return print_nest(nest, buffers, names, schedule, function, [*HELPERS, function])
-
-
-def _check_dtypes(nest: LoopNest, buffers: Mapping[str, Buffer]) -> None:
-    found = {buffers[b].dtype for b in (*nest.reads(), *nest.writes())}
-    found |= {e.dtype for s in nest.body for root in expressions(s) for e in walk(root)}
-    for dtype in sorted(found - set(TRITON_TYPES)):
-        raise UnsupportedError(f"Triton renderer has no dtype {dtype}", where=f"nest {nest.name}")
 
 
 def _try(nest: LoopNest) -> None:
@@ -123,7 +111,7 @@ def _try(nest: LoopNest) -> None:
     for cols in (1 << 20, 16):
         schedule = evolve(default_schedule(nest), cols=cols)
         schedule = resolve(tiling_of(nest), {"rows": 2, "cols": cols}, schedule)
-        _check_dtypes(nest, buffers)
+        check_dtypes(nest, buffers)
         print_nest(nest, buffers, {n: identifier(n) for n in buffers}, schedule, "probe")
 
 

@@ -1,0 +1,234 @@
+"""Library calls that are sums of products, as index maps: matrix products and convolutions.
+
+A `Contraction` says what the kernel of `kevolve_core.languages.triton.render.product` loads for tile
+coordinates (batch, row, column, depth), all in the terms of the loop IR: axes, affine indices and masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from attrs import evolve, frozen
+
+from kevolve_core.ir import (
+    Axis,
+    Buffer,
+    Const,
+    Expr,
+    Index,
+    Let,
+    LibraryCall,
+    Load,
+    LoopNest,
+    Op,
+    Operand,
+    Program,
+    Reduce,
+    Statement,
+    Store,
+    walk,
+)  # fmt: skip
+from kevolve_core.languages.triton.render.tiling import expressions
+from kevolve_core.synth.index import Indexer, integer, linear
+
+__all__ = ["Contraction", "contraction_of", "fused_nest", "partial_nest", "plain_nest"]
+
+_DTYPES = frozenset(["float32", "float16", "bfloat16"])
+
+
+@frozen
+class Contraction:
+    """``out[flat] = sum over depth of left * right``.
+
+    Args:
+        batch, rows, cols, depth: axes of each coordinate, slowest first.
+        left, right: what is read, over batch, rows and depth, and over batch, depth and cols.
+        flat: the position in ``output`` of a point of batch, rows and cols.
+        output: buffer of the call's result.
+    """
+
+    batch: tuple[Axis, ...]
+    rows: tuple[Axis, ...]
+    cols: tuple[Axis, ...]
+    depth: tuple[Axis, ...]
+    left: Load
+    right: Load
+    flat: Expr
+    output: str
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Points of batch, rows, cols and depth."""
+        batch, m, n, k = (
+            math.prod(a.extent for a in x) for x in (self.batch, self.rows, self.cols, self.depth)
+        )
+        return batch, m, n, k
+
+
+def contraction_of(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
+    """The call as a contraction, or None where it is another operator, type or layout."""
+    name = call.op.removeprefix("aten::").removesuffix(".default")
+    if call.outputs or buffers[call.output].strides is not None or not buffers[call.output].size:
+        return None
+    if any(buffers[o.buffer].dtype not in _DTYPES for o in call.operands):
+        return None
+    if len({buffers[o.buffer].dtype for o in call.operands}) != 1:
+        return None
+    if name in ("mm", "bmm") and len(call.operands) == 2 and not call.attributes:
+        return _product(call, buffers)
+    if name == "convolution":
+        return _convolution(call, buffers)
+    return None
+
+
+def _at(operand: Operand, dtype: str, index: tuple[Expr, ...], ix: Indexer, mask: Expr | None = None) -> Load:
+    """An element of an operand; its view becomes a flat index into the buffer seen as one dimension."""
+    flat = ix.add(ix.dot(index, operand.strides), integer(operand.offset))
+    other = Const(0.0, dtype) if mask is not None else None
+    return Load(operand.buffer, (flat,), dtype, mask, other)
+
+
+def _axes(ix: Indexer, **extents: int) -> dict[str, Axis]:
+    for name, n in extents.items():
+        ix.extents[name] = n
+    return {name: Axis(name, n) for name, n in extents.items()}
+
+
+def _product(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction:
+    a, b = call.operands
+    dtype = buffers[a.buffer].dtype
+    ix = Indexer()
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    axes = _axes(ix, b=a.shape[0] if len(a.shape) == 3 else 1, m=m, n=n, k=k)
+    lead = (Index("b"),) if len(a.shape) == 3 else ()
+    flat = ix.dot((Index("b"), Index("m"), Index("n")), (m * n, n, 1))
+    return Contraction(
+        (axes["b"],), (axes["m"],), (axes["n"],), (axes["k"],),
+        _at(a, dtype, (*lead, Index("m"), Index("k")), ix),
+        _at(b, dtype, (*lead, Index("k"), Index("n")), ix),
+        flat, call.output,
+    )  # fmt: skip
+
+
+def _listed(value: object, n: int) -> list[int]:
+    found = [int(v) for v in value] if isinstance(value, (list, tuple)) else []
+    return found * n if len(found) == 1 else found
+
+
+def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
+    """Implicit GEMM: rows are output pixels, columns output channels, depth input channels and taps."""
+    given = call.attributes
+    if given.get("transposed") or len(call.operands) != 2:
+        return None
+    x, w = call.operands
+    spatial = len(x.shape) - 2
+    if spatial < 1 or len(w.shape) != len(x.shape):
+        return None
+    stride, padding, dilation = (_listed(given.get(k), spatial) for k in ("stride", "padding", "dilation"))
+    stride, padding, dilation = stride or [1] * spatial, padding or [0] * spatial, dilation or [1] * spatial
+    groups = int(given.get("groups", 1))
+    dtype = buffers[x.buffer].dtype
+    out = buffers[call.output].shape
+    channels, taken = w.shape[0] // groups, w.shape[1]
+    ix = Indexer()
+    sizes = {"g": groups, "n": x.shape[0], "c": taken, "co": channels}
+    sizes |= {f"o{d}": out[2 + d] for d in range(spatial)} | {f"t{d}": w.shape[2 + d] for d in range(spatial)}
+    axes = _axes(ix, **sizes)
+    places: list[Expr] = []
+    mask: Expr | None = None
+    for d in range(spatial):
+        place = ix.add(ix.scale(Index(f"o{d}"), stride[d]), ix.scale(Index(f"t{d}"), dilation[d]))
+        place = ix.sub(place, integer(padding[d]))
+        places.append(place)
+        for test in (ix.compare("ge", place, 0), ix.compare("lt", place, x.shape[2 + d])):
+            if not isinstance(test, Const):
+                mask = test if mask is None else Op("logical_and", (mask, test), "bool")
+    channel = ix.add(ix.scale(Index("g"), taken), Index("c"))
+    filters = ix.add(ix.scale(Index("g"), channels), Index("co"))
+    taps = tuple(Index(f"t{d}") for d in range(spatial))
+    pixels = tuple(Index(f"o{d}") for d in range(spatial))
+    left = _at(x, dtype, (Index("n"), channel, *places), ix, mask)
+    right = _at(w, dtype, (filters, Index("c"), *taps), ix)
+    return Contraction(
+        (axes["g"],), (axes["n"], *(axes[f"o{d}"] for d in range(spatial))), (axes["co"],),
+        (axes["c"], *(axes[f"t{d}"] for d in range(spatial))),
+        left, right, ix.dot((Index("n"), filters, *pixels), buffers[call.output].stride), call.output,
+    )  # fmt: skip
+
+
+# --- what follows the product -------------------------------------------------------------------------------
+
+
+def _result_axes(c: Contraction) -> tuple[Axis, ...]:
+    return (*c.batch, *c.rows, *c.cols)
+
+
+def plain_nest(c: Contraction, name: str, output: Buffer) -> LoopNest:
+    """The nest that stores the result as it is, over the contraction's own axes."""
+    index = (*(integer(0) for _ in output.shape[1:]), c.flat)
+    axes = _result_axes(c)
+    return LoopNest(name, axes, len(axes), (Store(c.output, index, Load(c.output, index, output.dtype)),))
+
+
+def partial_nest(c: Contraction, name: str, into: Buffer) -> LoopNest:
+    """The nest that stores one part of the result as row ``part`` of ``into``."""
+    value = Load(c.output, (c.flat,), into.dtype)
+    axes = (Axis("part", into.shape[0]), *_result_axes(c))
+    return LoopNest(name, axes, len(axes), (Store(into.name, (Index("part"), c.flat), value),))
+
+
+def fused_nest(c: Contraction, nest: LoopNest, program: Program) -> LoopNest | None:
+    """``nest``, which reads the result, over the contraction's own axes; None where it is not pointwise over
+    the result."""
+    buffer = program.buffers[c.output]
+    reads = {
+        tuple(e.index)
+        for s in nest.body
+        for root in expressions(s)
+        for e in walk(root)
+        if isinstance(e, Load) and e.buffer == c.output
+    }
+    if any(isinstance(s, Reduce) or not _pointwise(s) for s in nest.body) or len(reads) != 1:
+        return None
+    if math.prod(a.extent for a in nest.axes) != buffer.size:
+        return None
+    ix = Indexer()
+    for a in (*nest.axes, *_result_axes(c)):
+        ix.extents[a.name] = a.extent
+    form = ix.dot(next(iter(reads)), buffer.stride)
+    offset, terms = linear(form)
+    if offset or not all(isinstance(a, Index) for a in terms):
+        return None
+    by: dict[str, Expr] = {}
+    step = 1
+    for atom, coefficient in sorted(terms.items(), key=lambda t: t[1]):
+        assert isinstance(atom, Index)
+        extent = nest.extent(atom.axis)
+        if coefficient != step:
+            return None
+        by[f"{atom.axis}"] = ix.remainder(ix.floordiv(c.flat, step), extent)
+        step *= extent
+    if step != buffer.size or any(a.name not in by and a.extent > 1 for a in nest.axes):
+        return None
+    by |= {a.name: integer(0) for a in nest.axes if a.name not in by}
+    if {a.name for a in nest.axes} & {a.name for a in _result_axes(c)}:
+        return None
+    body = tuple(_substituted(s, ix, by) for s in nest.body)
+    axes = _result_axes(c)
+    return LoopNest(nest.name, axes, len(axes), body, nest.covers, nest.anchor)
+
+
+def _pointwise(s: Statement) -> bool:
+    return isinstance(s, Let) or (isinstance(s, Store) and s.mode == "set")
+
+
+def _substituted(s: Statement, ix: Indexer, by: Mapping[str, Expr]) -> Statement:
+    def change(e: Expr) -> Expr:
+        return ix.substitute(e, by)
+
+    if isinstance(s, Let):
+        return evolve(s, value=change(s.value))
+    assert isinstance(s, Store)
+    mask = None if s.mask is None else change(s.mask)
+    return evolve(s, index=tuple(change(i) for i in s.index), value=change(s.value), mask=mask)

@@ -1,0 +1,102 @@
+"""What is printed for a step: a library call, a kernel, or the kernels that stand for a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from kevolve_core.errors import UnsupportedError
+from kevolve_core.ir import Buffer, LibraryCall, LoopNest, Program, Step, walk
+from kevolve_core.languages.triton.render.contraction import (
+    Contraction,
+    contraction_of,
+    fused_nest,
+    partial_nest,
+    plain_nest,
+)
+from kevolve_core.languages.triton.render.helpers import HELPERS
+from kevolve_core.languages.triton.render.nest import Kernel, print_nest
+from kevolve_core.languages.triton.render.product import (
+    ProductSchedule,
+    print_product,
+    product_schedule,
+    split_steps,
+)
+from kevolve_core.languages.triton.render.schedule import resolve
+from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
+from kevolve_core.languages.triton.render.words import TRITON_TYPES
+from kevolve_core.languages.triton.spaces import default_schedule
+
+__all__ = ["Printed", "check_dtypes", "chosen"]
+
+
+@frozen
+class Printed:
+    """One thing to launch: a library ``call``, or the kernel of ``nest``, after ``product`` where it has one.
+
+    ``buffers`` are temporary ones it needs beside the program's.
+    """
+
+    name: str
+    call: LibraryCall | None = None
+    nest: LoopNest | None = None
+    product: Contraction | None = None
+    schedule: ProductSchedule | None = None
+    covers: tuple[str, ...] = ()
+    point: Mapping[str, Any] = field(factory=dict)
+    buffers: tuple[Buffer, ...] = ()
+
+    def kernel(self, buffers: Mapping[str, Buffer], names: Mapping[str, str], function: str) -> Kernel:
+        """The kernel, named ``function``."""
+        assert self.nest is not None
+        check_dtypes(self.nest, buffers)
+        taken = [*HELPERS, function]
+        if self.product is not None and self.schedule is not None:
+            return print_product(
+                self.product, self.nest, self.covers, buffers, names, self.schedule, function, taken
+            )
+        schedule = resolve(tiling_of(self.nest), self.point, default_schedule(self.nest))
+        return print_nest(self.nest, buffers, names, schedule, function, taken)
+
+
+def chosen(step: Step, program: Program, point: Mapping[str, Any]) -> list[Printed]:
+    """What ``point`` makes of ``step``."""
+    if isinstance(step, LoopNest):
+        return [Printed(step.name, nest=step, point=point)]
+    found = contraction_of(step, program.buffers) if point.get("implementation") == "generated" else None
+    if found is not None:
+        return _generated(step, found, program, point)
+    steps = [Printed(step.name, call=evolve(step, epilogue=None))]
+    if step.epilogue is not None:
+        steps.append(Printed(step.epilogue.name, nest=step.epilogue, point=point))
+    return steps
+
+
+def _generated(
+    call: LibraryCall, c: Contraction, program: Program, point: Mapping[str, Any]
+) -> list[Printed]:
+    schedule = product_schedule(c, point)
+    fused = None if call.epilogue is None else fused_nest(c, call.epilogue, program)
+    plain = plain_nest(c, call.name, program.buffers[c.output])
+    rest: list[Printed] = []
+    if call.epilogue is not None and fused is None:
+        rest = [Printed(call.epilogue.name, nest=call.epilogue, point=point)]
+    if schedule.split == 1:
+        nest = fused or plain
+        return [Printed(call.name, nest=nest, product=c, schedule=schedule, covers=call.covers), *rest]
+    partial, total = split_steps(call, c, schedule.split, program)
+    store = partial_nest(c, call.name, partial)
+    first = Printed(
+        call.name, nest=store, product=c, schedule=schedule, covers=call.covers, buffers=(partial,)
+    )
+    return [first, Printed(total.name, nest=total, point=point), *rest]
+
+
+def check_dtypes(nest: LoopNest, buffers: Mapping[str, Buffer]) -> None:
+    """Raise UnsupportedError for a type that Triton has not."""
+    found = {buffers[b].dtype for b in (*nest.reads(), *nest.writes())}
+    found |= {e.dtype for s in nest.body for root in expressions(s) for e in walk(root)}
+    for dtype in sorted(found - set(TRITON_TYPES)):
+        raise UnsupportedError(f"Triton renderer has no dtype {dtype}", where=f"nest {nest.name}")
