@@ -155,9 +155,7 @@ class Session:
         )
         #: Of the calls themselves: a device may say how long none takes that is worth having.
         call_seconds = spec.options.get("timeout_s", device.facts.get("call_timeout_s", 60.0))
-        self.call_limits = attrs.evolve(
-            self.limits, seconds=float(call_seconds) + self._lifted.queue_seconds
-        )
+        self.call_limits = attrs.evolve(self.limits, seconds=float(call_seconds) + self._lifted.queue_seconds)
 
     @property
     def measured(self) -> bool:

@@ -22,6 +22,7 @@ from kevolve_core.native import binding
 from kevolve_core.serial import from_plain
 from kevolve_nvidia.architectures import architecture
 from kevolve_nvidia.binary import kernel_facts
+from kevolve_nvidia.signature import arguments_of
 
 __all__ = ["BuildRole"]
 
@@ -51,9 +52,7 @@ class BuildRole:
     def op_build(self, language: str, **arguments: Any) -> tuple[Any, list[Any]]:
         """Build a candidate into ``work``: facts, or ``{"error": {"kind", …}}`` for what is not the worker's
         fault."""
-        builders: Mapping[str, Callable[..., dict[str, Any]]] = {
-            "triton": _triton, "cuda": _cuda, "cute": _cute,
-        }  # fmt: skip
+        builders: Mapping[str, Callable[..., dict[str, Any]]] = {"triton": _triton, "cuda": _cuda}
         try:
             return builders[language](**arguments), []
         except KevolveError as error:
@@ -118,22 +117,6 @@ def _triton(
         return build_triton(make, signature, architecture(arch), properties, Path(work))
 
 
-def _cute(
-    files: Mapping[str, str],
-    entry: str,
-    symbol: str,
-    fallback_symbol: str,
-    signature: Mapping[str, Any],
-    arch: str,
-    work: str,
-    **_: Any,
-) -> dict[str, Any]:
-    from kevolve_nvidia.cute_build import build_cute
-
-    with _Program(files, entry, symbol, fallback_symbol, signature, Path(work)) as make:
-        return build_cute(make, signature, architecture(arch), Path(work))
-
-
 class _Program:
     """A context in which a candidate's program can be made from its files."""
 
@@ -158,6 +141,12 @@ class _Program:
             target: Any = exported(module, self._symbol, self._fallback)
             if isinstance(target, type):
                 target = target(*self._signature["args"], **self._signature["kwargs"])
+            if isinstance(target, torch.nn.Module):
+                # A generated module may take its weights' shapes from what it is given.
+                state = self._signature["state"]
+                values = arguments_of(state.values())
+                target.load_state_dict(dict(zip(state, values, strict=True)), strict=False)
+                target.train(self._signature["training"]).requires_grad_(False)
             program: Callable[..., Any] = target
             return program
         except KevolveError as error:

@@ -50,7 +50,7 @@ def _build(file: str) -> bytes:
         nvrtc.nvrtcGetProgramLog(program, log)
         raise RuntimeError(f"NVRTC cannot build this kernel for {arch}:\n{log.decode(errors='replace')}")
     _, size = nvrtc.nvrtcGetCUBINSize(program)
-    cubin = b" " * size
+    cubin: bytes = b" " * size
     nvrtc.nvrtcGetCUBIN(program, cubin)
     return cubin
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 from attrs import define, field
@@ -35,11 +35,11 @@ __all__ = ["SOURCE_FOLDER", "BuildPool", "NvidiaCompiler", "toolchain"]
 #: Folder of an artifact with the candidate's files.
 SOURCE_FOLDER = "source"
 _KEY_VERSION = 1  # raise when what goes into a build changes without its key changing
+_AHEAD = 4  # workers started before the first candidate is there; `estimated`
 _MEMORY_BYTES = 16 << 30  # of one compile worker; `estimated`
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "triton": ("triton", "pytorch-triton", "torch"),
     "cuda": ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime", "cuda-bindings"),
-    "cute": ("nvidia-cutlass-dsl", "torch"),
     "python": ("torch",),
 }
 
@@ -76,6 +76,24 @@ class BuildPool:
         """
         with self._worker() as worker:
             return worker.call(op, arguments).value
+
+    def start_ahead(self, count: int) -> None:
+        """Begin to start up to ``count`` workers, in the background. One that cannot be started is missed
+        when it is needed."""
+        for _ in range(count):
+            with self._lock:
+                number = self._started
+                if number >= self.settings.workers:
+                    return
+                self._started += 1
+            Thread(target=self._add, args=[number], name="kevolve-build-ahead", daemon=True).start()
+
+    def _add(self, number: int) -> None:
+        try:
+            self._idle.put(self._start(number))
+        except KevolveError:
+            with self._lock:
+                self._started -= 1
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[WorkerProcess]:
@@ -131,7 +149,7 @@ class BuildPool:
 class NvidiaCompiler:
     """See `kevolve_core.interfaces.Compiler`. Builds in workers; the result is kept in a cache across runs,
     keyed on source, options, toolchain and architecture, and for languages whose kernels depend on the
-    arguments (Triton, CuTe) on what those look like."""
+    arguments (Triton) on what those look like."""
 
     settings: Settings
     device: Device
@@ -149,11 +167,13 @@ class NvidiaCompiler:
         return BuildPool(self.settings)
 
     def check(self) -> None:
-        """Raise `ToolchainMissingError` where nothing could be compiled."""
+        """Raise `ToolchainMissingError` where nothing could be compiled; otherwise begin to start the workers
+        of a run, which takes seconds."""
         if not any(toolchain(language).keys() - {"torch"} for language in ("triton", "cuda")):
             raise ToolchainMissingError(
                 "neither Triton nor NVRTC is installed", mend="pip install 'kevolve-nvidia[cuda]' triton"
             )
+        self._pool.start_ahead(_AHEAD)
 
     def close(self) -> None:
         """Stop the compile workers."""
@@ -174,9 +194,9 @@ class NvidiaCompiler:
         if language == "python":
             key = content_hash({**base, "files": dict(candidate.files)})
             return Artifact(key, candidate.id, target, facts={"entry": candidate.entry})
-        if language not in ("triton", "cuda", "cute"):
+        if language not in ("triton", "cuda"):
             raise UnsupportedError(
-                "the nvidia backend compiles no such language", got=language, mend="triton, cuda or cute"
+                "the nvidia backend compiles no such language", got=language, mend="triton or cuda"
             )
         arguments = self._arguments(candidate, spec, case, target)
         key = content_hash({**base, **arguments, "toolchain": toolchain(language)})

@@ -54,7 +54,9 @@ def _device(
 ) -> Device:
     handle = checked("cuDeviceGet", driver.cuDeviceGet(index))
     name = checked("cuDeviceGetName", driver.cuDeviceGetName(256, handle)).split(b"\0")[0].decode().strip()
-    facts = {fact: _attribute(driver, handle, attribute) for fact, attribute in _ATTRIBUTES.items()}
+    facts: dict[str, Any] = {
+        fact: _attribute(driver, handle, attribute) for fact, attribute in _ATTRIBUTES.items()
+    }
     major, minor = (_attribute(driver, handle, f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
     facts |= {
         "index": index,

@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def main() -> None:
     runner.open(Path(sys.argv[1]).parent)
     artifact = from_plain(Artifact, request["artifact"])
     module = runner.load(artifact, Path(request["source"]))
-    program = exported(module, str(artifact.facts.get("symbol", "")), spec.reference.symbol)
+    program: Any = exported(module, str(artifact.facts.get("symbol", "")), spec.reference.symbol)
     if inspect.isclass(program):
         reference = load_reference(spec, case, 0)
         program = program(*reference.init_args, **reference.init_kwargs)

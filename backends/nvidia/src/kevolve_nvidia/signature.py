@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ __all__ = ["arguments_of", "signature_of"]
 def signature_of(spec: KernelSpec, case: Case) -> dict[str, Any]:
     """A case's arguments in every layout that the spec tests, and its constructor's, as JSON values.
 
-    ``{"layouts": [[leaf, …], …], "args": […], "kwargs": {…}}``; a leaf is ``{"value": …}`` or
-    ``{"dtype", "shape", "strides", "offset"}`` in elements.
+    ``{"layouts": [[leaf, …], …], "args": […], "kwargs": {…}, "state": {name: leaf}, "training": bool}``; a
+    leaf is ``{"value": …}`` or ``{"dtype", "shape", "strides", "offset"}`` in elements.
     """
     reference = load_reference(spec, case, 0)
     if case.inputs:
@@ -26,10 +26,13 @@ def signature_of(spec: KernelSpec, case: Case) -> dict[str, Any]:
     else:
         rows = [[_leaf(v) for v in draw_inputs(spec, case, 0)]]
     unique = {repr(row): row for row in rows}
+    state = {} if reference.module is None else reference.module.state_dict()
     return {
         "layouts": list(unique.values()),
         "args": list(reference.init_args),
         "kwargs": dict(reference.init_kwargs),
+        "state": {name: _leaf(value) for name, value in state.items()},
+        "training": spec.mode == "train",
     }
 
 
@@ -55,7 +58,7 @@ def _leaf(value: Any) -> dict[str, Any]:
     }
 
 
-def arguments_of(row: list[Mapping[str, Any]]) -> list[Any]:
+def arguments_of(row: Iterable[Mapping[str, Any]]) -> list[Any]:
     """The arguments of one layout on PyTorch's ``meta`` device: strides, and addresses modulo alignment, are
     as on a device."""
     values: list[Any] = []
