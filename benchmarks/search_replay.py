@@ -51,7 +51,7 @@ GRID: Mapping[str, Mapping[str, Any]] = {
     "no unguided moves": {"blind": 0.0},  # trusts the model alone
     "more unguided moves": {"blind": 0.5},  # trusts it less
     "more drafts": {"explore": 0.3},  # more of the whole space
-    "wider": {"width": 8},  # more parents at a time
+    "narrower": {"width": 3},  # fewer parents at a time
     "a third is good": {"good": 0.33},  # a milder threshold
     "a twelfth is good": {"good": 0.08},  # a sharper one
 }
@@ -279,7 +279,7 @@ def main() -> None:
         "over": over,
         "leave_one_out": checked,
         "seconds": time.perf_counter() - started,
-        "command": " ".join(["python", "benchmarks/search_replay.py", *_shown(sys.argv[1:])]),
+        "command": shown_command("search_replay.py", sys.argv[1:]),
         "environment": environment(),
     }
     if arguments.json:
@@ -298,9 +298,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _shown(words: Sequence[str]) -> list[str]:
-    """The command's words without folders of this machine."""
-    return [Path(word).name if word.startswith("/") else word for word in words]
+def shown_command(script: str, words: Sequence[str]) -> str:
+    """A benchmark's command without folders of this machine."""
+    shown = [Path(word).name if word.startswith("/") else word for word in words]
+    return " ".join(["python", f"benchmarks/{script}", *shown])
 
 
 if __name__ == "__main__":

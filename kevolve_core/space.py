@@ -83,20 +83,22 @@ class Space:
 
     def around(self, points: Sequence[Point], rng: random.Random, count: int) -> list[dict[str, Any]]:
         """Up to ``count`` distinct legal points near ``points`` (whose parameters are in declaration order),
-        themselves left out: two thirds are at distance one, as far as there are so many, the rest at distance
-        two and three, each step of which goes to an adjacent choice half of the time."""
+        themselves left out: two thirds are at distance one, as far as there are so many, the rest two or
+        three steps away, each of which goes to an adjacent choice half of the time."""
         if not points:
             return []
-        free = [p for p in self.parameters if len(p.choices) > 1]
+        free = [(p.name, p.choices) for p in self.parameters if len(p.choices) > 1]
         close = [near for point in points for near in self.neighbours(point)]
         rng.shuffle(close)
         found = {tuple(near.values()): near for near in close[: count * 2 // 3]}
+        draw = rng.random  # `randrange` and `sample` would take most of the time
         for _ in range(2 * count if len(free) > 1 else 0):
             if len(found) >= count:
                 break
-            far = dict(rng.choice(points))
-            for parameter in rng.sample(free, min(len(free), 2 + (rng.random() < 0.5))):
-                far[parameter.name] = _moved(parameter, far[parameter.name], rng)
+            far = dict(points[int(draw() * len(points))])
+            for _ in range(2 if draw() < 0.5 else 3):
+                name, choices = free[int(draw() * len(free))]
+                far[name] = _moved(choices, far[name], draw)
             if (key := tuple(far.values())) not in found and self.violated(far) is None:
                 found[key] = far
         for point in points:
@@ -113,20 +115,27 @@ class Space:
     def repaired(self, point: Point) -> dict[str, Any]:
         """``point`` restricted to this space's parameters and made legal: unknown keys dropped, missing or
         illegal values set to their default (a genome made for another case or version still gives a legal
-        point)."""
+        point). Where the values do not go together, they are taken one after the other, in declaration
+        order, as long as what results is legal."""
         kept = {
             p.name: point[p.name] if point.get(p.name) in p.choices else p.default for p in self.parameters
         }
-        return kept if self.violated(kept) is None else self.default()
+        if self.violated(kept) is None:
+            return kept
+        legal = self.default()
+        for name, value in kept.items():
+            if value != legal[name] and self.violated(other := {**legal, name: value}) is None:
+                legal = other
+        return legal
 
 
-def _moved(parameter: Parameter, value: Any, rng: random.Random) -> Any:
+def _moved(choices: Sequence[Any], value: Any, draw: Callable[[], float]) -> Any:
     """Another choice: an adjacent one half of the time."""
-    choices, place = parameter.choices, parameter.choices.index(value)
-    if rng.random() < 0.5:
-        down = place > 0 and (place + 1 == len(choices) or rng.random() < 0.5)
+    place = choices.index(value)
+    if draw() < 0.5:
+        down = place > 0 and (place + 1 == len(choices) or draw() < 0.5)
         return choices[place - 1 if down else place + 1]
-    return choices[(place + rng.randrange(1, len(choices))) % len(choices)]
+    return choices[(place + 1 + int(draw() * (len(choices) - 1))) % len(choices)]
 
 
 def preferred(genomes: Sequence[Mapping[str, Any]], preference: Preference, skip: int = 0) -> int | None:

@@ -80,7 +80,12 @@ def build_wheel(project: Path, folder: Path) -> Path:
 
 def linked_environment(folder: Path) -> Environment:
     """A new environment that sees this one's third-party packages, and nothing of Kevolve."""
-    python = _new(folder / "venv")
+    # Without the pip and setuptools that venv brings: they would hide this environment's.
+    python = _new(folder / "venv", "--without-pip")
+    for name in ("pip", "pytest"):
+        command = python.with_name(name)
+        command.write_text(f'#!/bin/sh\nexec "{python}" -m {name} "$@"\n')
+        command.chmod(0o755)
     third_party = folder / "third-party"
     third_party.mkdir()
     for site in {Path(p) for p in sys.path if p.endswith(_SITES) and Path(p).is_dir()}:
@@ -98,8 +103,8 @@ def clean_environment(folder: Path) -> Environment:
     return Environment(_new(folder / "venv"), _workdir(folder))
 
 
-def _new(place: Path) -> Path:
-    run([sys.executable, "-m", "venv", str(place)], cwd=place.parent)
+def _new(place: Path, *options: str) -> Path:
+    run([sys.executable, "-m", "venv", *options, str(place)], cwd=place.parent)
     return place / "bin" / "python"
 
 

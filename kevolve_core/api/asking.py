@@ -41,6 +41,7 @@ def resolve_request(
     device: str | None = None,
     base: KnowledgeBase | None = None,
     backends: Sequence[str] | None = None,
+    place: bool = True,
 ) -> Asked:
     """The specification and the place that ``text`` asks for. Nothing is guessed.
 
@@ -50,18 +51,19 @@ def resolve_request(
         backend, device: chosen by the caller beside the words; they must agree with them.
         base: knows names of targets; None opens the pages of all ready backends.
         backends: those that count; None: all.
+        place: look for a device that serves the target; without, only the specification matters.
 
     Raises:
         RequestError: something is missing or not understood; ``what`` is the question.
         UnknownNameError: the target is known and no backend that is ready serves it, or the backend does not
             take the language.
     """
-    base = ready_base(registry)[0] if base is None else base
+    base = ready_base(registry) if base is None else base
     names = registry.names("backend") if backends is None else backends
     languages = {language for page in base for language in page.languages}
     languages |= {language for name in names for language in registry.manifest(name).languages}
     request = understand(text, base.targets, sorted(languages))
-    if request.target:
+    if request.target and place:
         backend, device = _place(request, registry, names, base, backend, device)
     if request.language and backend is not None:
         taken = registry.manifest(backend).languages

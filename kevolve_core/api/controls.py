@@ -33,7 +33,7 @@ def control_store(
     had."""
     folder = _folder(run.path, name)
     begun = (folder / "run.sqlite").exists()
-    own = {"policy": name, "policy_options": {}, "memory": None, "controls": False}
+    own: dict[str, Any] = {"policy": name, "policy_options": {}, "memory": None, "controls": False}
     budget = {"candidates": max(1, evaluations)}
     with (
         RunStore.open(folder)

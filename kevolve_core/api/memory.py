@@ -29,13 +29,14 @@ def memory_of(mode: str, where: Place, spec: KernelSpec, generator: CodeGenerato
         )
     if mode == "off":
         return Memory("off")
-    from kevolve_core.knowledge import base_for, user_folders  # pages are read only by runs that may use them
+    from kevolve_core.knowledge import base_for  # pages are read only by runs that may use them
     from kevolve_core.knowledge.experience import Memory as Experience
 
-    folders = [folder for folder in user_folders() if folder.is_dir()]
-    base = base_for(where.registry, [where.backend_name], folders)
-    found = Experience.of(base).warm(spec, where.device, k=_GENOMES)
     learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
+    base = base_for(where.registry, [where.backend_name])
+    # A genome carries no taint: what is confidential starts only runs that are so by their backend.
+    base = base.allowed(confidential=where.backend.manifest.confidential)
+    found = Experience.of(base).warm(spec, where.device, k=_GENOMES)
     if not found and not learns:
         return None
     return _memory(mode, tuple(dict(warm.genome) for warm in found))

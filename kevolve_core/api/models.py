@@ -53,14 +53,15 @@ class _Pages:
         self._where, self._spec = where, spec
         self._base: Any = None
 
+    def check(self) -> None:
+        """Read the pages. Raises KnowledgeError for one that is not usable."""
+        self._opened()
+
     def __call__(
         self, context: Proposal, device: Device, language: str, evaluation: Evaluation | None, count: int
     ) -> Sequence[Knowledge]:
-        from kevolve_core.knowledge import base_for, question, user_folders
+        from kevolve_core.knowledge import question
 
-        if self._base is None:
-            folders = [folder for folder in user_folders() if folder.is_dir()]
-            self._base = base_for(self._where.registry, [self._where.backend_name], folders)
         del context
         query = question(self._spec, device, language=language, evaluation=evaluation)
         return [
@@ -70,5 +71,12 @@ class _Pages:
                 hit.score,
                 frozenset({f"page:{hit.page.id}"}) if hit.page.confidential else frozenset(),
             )
-            for hit in self._base.retrieve(query, count)
+            for hit in self._opened().retrieve(query, count)
         ]
+
+    def _opened(self) -> Any:
+        from kevolve_core.knowledge import base_for
+
+        if self._base is None:
+            self._base = base_for(self._where.registry, [self._where.backend_name])
+        return self._base

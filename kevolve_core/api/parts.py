@@ -22,8 +22,16 @@ from kevolve_core.errors import (
 )
 from kevolve_core.evolve import MixedGenerator
 from kevolve_core.evolve.policies import POLICIES, make_policy
-from kevolve_core.interfaces import Backend, CodeGenerator, EvaluationRequest, Executor, SelectionPolicy
+from kevolve_core.interfaces import (
+    Backend,
+    CodeGenerator,
+    EvaluationRequest,
+    Executor,
+    Renderer,
+    SelectionPolicy,
+)
 from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.knowledge.folders import with_user_folders
 from kevolve_core.model import Candidate, Device, Evaluation
 from kevolve_core.registry import Registry, discover
 from kevolve_core.spec import load_seed, load_spec
@@ -122,7 +130,7 @@ def place(
         PluginError: the backend's plugin is not ready, or it finds no device.
         SpecError: the spec is meant for other backends.
     """
-    registry = discover() if registry is None else registry
+    registry = with_user_folders(discover()) if registry is None else registry
     name = _only_ready(registry) if backend is None else backend
     found = registry.backend(name)
     if spec is not None and spec.targets and name not in spec.targets:
@@ -201,7 +209,8 @@ def _generator(
         from kevolve_core.synth import SynthGenerator
 
         backend = where.backend
-        return SynthGenerator(spec, backend.renderers(), backend.schedule_space, where.device)
+        renderers = _wanted(backend.renderers(), own.get("language"), where)
+        return SynthGenerator(spec, renderers, backend.schedule_space, where.device)
     known = [_SYNTH, _LLM, *where.registry.names("generator")]
     if given not in known:
         raise _unknown("generator", given, known)
@@ -209,6 +218,19 @@ def _generator(
         backend=where.backend, device=where.device, spec=spec, **({"options": own} if own else {})
     )
     return made
+
+
+def _wanted(renderers: Mapping[str, Renderer], language: str | None, where: Place) -> Mapping[str, Renderer]:
+    """All renderers, or that of the one language that the caller wants."""
+    if language is None:
+        return renderers
+    if language not in renderers:
+        raise ConfigError(
+            f"synth does not write '{language}' on backend '{where.backend_name}'",
+            got=language,
+            mend=f"it writes: {', '.join(renderers) or 'nothing'}",
+        )
+    return {language: renderers[language]}
 
 
 def policy_of(

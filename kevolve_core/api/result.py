@@ -106,6 +106,7 @@ def gather(store: RunStore, result: RunResult, where: Place, settings: Mapping[s
         examples=_examples(store),
         settings={key: settings[key] for key in ("backend", "generator", "policy", "seed", "budget")},
         controls=controls_of(store.path, spec) if settings.get("controls") else (),
+        models=_models(store.path),
         degenerate=bool(settings.get("degenerate")),
         environment=environment(_distributions(where)),
     )
@@ -152,6 +153,14 @@ def _standalone(kernel: Candidate, where: Place) -> str | None:
         return export(kernel, where.backend.standalone_loader(kernel.language) if uses_native else "")
     except UnsupportedError:
         return None
+
+
+def _models(run: Path) -> dict[str, Any]:
+    if not (run / "llm").is_dir():
+        return {}
+    from kevolve_core.llm.summary import summary
+
+    return summary(run)
 
 
 def _distributions(where: Place) -> list[str]:

@@ -16,7 +16,7 @@ from kevolve_core.api.parts import as_spec, place
 from kevolve_core.cli.ask import ask
 from kevolve_core.cli.fail import INTERRUPTED
 from kevolve_core.cli.interrupt import Interrupt, interruptible
-from kevolve_core.cli.models import cap_options, capped, generator_options, hide_keys, model_options
+from kevolve_core.cli.models import cap_options, capped, generator_options, model_options, prepare_process
 from kevolve_core.cli.options import backend_option, device_option, err, out, plugins_option, registry_of
 from kevolve_core.cli.progress import Progress, State, display, words
 from kevolve_core.cli.render import say, timing_table
@@ -99,13 +99,16 @@ def evolve(
     Ctrl-C ends the search and keeps the best so far.
     """
     limits = capped(Budget.parse(budget), max_tokens, max_money)
-    options = generator_options(generator, models, provider_file, language, siblings, pages)
-    if options:
-        hide_keys()
     registry = registry_of(plugins_file)
     asked = ask(spec, registry, backend, device) if is_request(spec) else None
     if asked is not None:
         backend, device = asked.backend or backend, asked.device or device
+        language = language or asked.request.language or None
+    options = generator_options(generator, models, provider_file, language, siblings, pages)
+    if options:
+        prepare_process()
+    if language is not None and "synth" in generator.split("+"):
+        options = {**options, "synth": {"language": language}}
     loaded = as_spec(spec if asked is None else asked.spec, seed_kernels=seed_kernels)
     where = place(loaded, backend, registry=registry, device=device)
     title = f"{loaded.name} on {_device(where.device)}, {generator}, {policy}, seed {seed}"
@@ -159,7 +162,7 @@ def resume(
             mend="resume it there: kevolve_core.resume(run, executor=…)",
         )
     if settings.get("generator_options"):
-        hide_keys()
+        prepare_process()
     limits = Budget.parse(budget) if budget else Budget(**settings["budget"])
     limits = capped(limits, max_tokens, max_money)
     changed = bool(budget or max_tokens is not None or max_money is not None)

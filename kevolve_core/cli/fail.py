@@ -46,6 +46,9 @@ def internal(error: Exception, *, debug: bool = False) -> int:
 
 def usage(error: click.UsageError) -> int:
     """Print a mistake in the command line itself."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2: a group without a command
+        print(error.format_message(), file=sys.stderr)
+        return USER_MISTAKE
     option = getattr(error, "option_name", "")
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         known_options = [

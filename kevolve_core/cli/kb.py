@@ -13,7 +13,7 @@ from attrs import evolve
 
 from kevolve_core.cli.options import out, plugins_option, registry_of
 from kevolve_core.cli.render import grid, say
-from kevolve_core.errors import KevolveError, KnowledgeError
+from kevolve_core.errors import KevolveError, KnowledgeError, UnknownNameError, suggest
 from kevolve_core.knowledge import Folder, KnowledgeBase, Page, Query, user_folders
 from kevolve_core.knowledge.experience.book import SkillBook, write_page
 from kevolve_core.knowledge.experience.distill import Learned, distill
@@ -46,12 +46,11 @@ def _folders_option(function: F) -> F:
 def open_base(registry: Registry, folders: Sequence[Path] = ()) -> KnowledgeBase:
     """All there is to the command line: shipped pages, those of ready backends, the user's own, ``folders``.
     Says on stderr what is left out."""
-    own = [Folder(folder, "user") for folder in (*user_folders(), *folders) if folder.is_dir()]
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise KnowledgeError("there is no such knowledge folder", got=str(missing[0]))
-    base, faults = ready_base(registry, own)
-    for fault in (*faults, *base.faults):
+    base = ready_base(registry, folders)
+    for fault in base.faults:
         click.echo(f"left out: {fault.where or ''} {fault.what}".replace("  ", " "), err=True)
     return base
 
@@ -136,6 +135,13 @@ def search(
 ) -> None:
     """The pages that help with TEXT: a compiler's message, a profiler's hint, your own words."""
     base = open_base(registry_of(plugins_file), folders)
+    if target and not set(base.targets.canonical.values()) & base.targets.closure(target):
+        known = sorted(set(base.targets.canonical.values()))
+        raise UnknownNameError(
+            "no page knows this target",
+            got=target,
+            mend=suggest(target, [*known, *base.targets.canonical]) or f"one of: {', '.join(known)}",
+        )
     query = Query(
         text=" ".join(text),
         language=language,

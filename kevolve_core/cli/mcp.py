@@ -8,7 +8,6 @@ import click
 
 from kevolve_core.cli.options import plugins_option, registry_of
 from kevolve_core.errors import KnowledgeError
-from kevolve_core.knowledge import user_folders
 from kevolve_core.mcp import serve
 
 __all__ = ["mcp"]
@@ -28,8 +27,11 @@ __all__ = ["mcp"]
     is_flag=True,
     help="The agent and its model may see what confidential pages and backends give.",
 )
+@click.option("--executor", default="local", show_default=True, help="Where evaluations run.")
 @plugins_option
-def mcp(folders: tuple[Path, ...], allow_confidential: bool, plugins_file: Path | None) -> None:
+def mcp(
+    folders: tuple[Path, ...], allow_confidential: bool, executor: str, plugins_file: Path | None
+) -> None:
     """Serve coding agents over stdin and stdout (MCP).
 
     They list targets, evaluate and profile candidates, search knowledge, submit candidates to runs and read
@@ -38,5 +40,9 @@ def mcp(folders: tuple[Path, ...], allow_confidential: bool, plugins_file: Path 
     for folder in folders:
         if not folder.is_dir():
             raise KnowledgeError("there is no such knowledge folder", got=str(folder))
-    own = [folder for folder in user_folders() if folder.is_dir()]
-    serve(registry_of(plugins_file), (*own, *folders), allow_confidential=allow_confidential)
+    serve(
+        registry_of(plugins_file),
+        folders,
+        allow_confidential=allow_confidential,
+        executor=executor,
+    )

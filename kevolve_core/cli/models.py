@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import click
 from kevolve_core.errors import ConfigError
 from kevolve_core.evolve import Budget
 
-__all__ = ["cap_options", "capped", "generator_options", "hide_keys", "model_options"]
+__all__ = ["cap_options", "capped", "generator_options", "model_options", "prepare_process"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -90,13 +91,13 @@ def generator_options(
     Raises:
         ConfigError: a model or the file is not usable, or models are named and nobody asks them.
     """
-    if "llm" not in generator.split(","):
+    if "llm" not in generator.split("+"):
         given = [name for name, value in (("--model", models), ("--provider-config", file)) if value]
         if given:
             raise ConfigError(
                 f"{given[0]} is for language models, and none writes here",
                 got=f"--generator {generator}",
-                mend="add --generator llm, or --generator synth,llm for both",
+                mend="add --generator llm, or --generator synth+llm for both",
             )
         return {}
     from kevolve_core.llm import LlmSettings, Mix, Providers, read_file
@@ -148,9 +149,11 @@ def _count(text: str) -> int:
         ) from error
 
 
-def hide_keys() -> None:
+def prepare_process() -> None:
     """Keys stand in this process's environment, which the kernel shows to every process of the same user:
     let the worker processes, which run what models wrote, not read it."""
     from kevolve_core.isolate.sandbox import hide_memory
 
     hide_memory()
+    # Its notes about attempts made again would break into the progress display; the report counts them.
+    logging.getLogger("stamina").setLevel(logging.ERROR)

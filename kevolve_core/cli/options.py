@@ -64,4 +64,6 @@ def plugins_option(function: F) -> F:
 
 def registry_of(plugins_file: Path | None) -> Registry:
     """The registry of installed plugins, as the file allows."""
-    return discover(plugins_file)
+    from kevolve_core.knowledge.folders import with_user_folders
+
+    return with_user_folders(discover(plugins_file))

@@ -17,7 +17,7 @@ def plugin() -> None:
     """Write a plugin of your own."""
 
 
-@plugin.command("new")
+@plugin.command("new", short_help="Write a complete backend distribution to start from.")
 @click.argument("name")
 @click.option(
     "--out",

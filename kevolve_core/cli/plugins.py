@@ -24,7 +24,7 @@ _STYLES = {PluginState.READY: "green", PluginState.DISABLED: "dim"}
 
 @click.group()
 def plugins() -> None:
-    """See which plugins are installed and ready."""
+    """See, enable, disable and grant plugins."""
 
 
 for _command in (edit.disable, edit.enable, edit.grant, edit.requirements):

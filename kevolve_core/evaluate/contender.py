@@ -211,8 +211,8 @@ class ContenderRole:
         }, []
 
     def op_collect(self) -> tuple[Any, list[Any]]:
-        """The last output as a block, tensor subclasses (and tensors that are none of the device's) in it, and
-        which inputs the call changed."""
+        """The last output as a block, tensor subclasses (and tensors that are none of the device's) in it,
+        and which inputs the call changed."""
         leaves, structure = flatten(self._output)
         plain = _PLAIN if self._buffers <= set(_PLAIN) else tuple(self._buffers)
         subclasses = [

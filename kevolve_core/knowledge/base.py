@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from kevolve_core.errors import KnowledgeError, UnknownNameError, suggest
+from kevolve_core.errors import KevolveError, KnowledgeError, UnknownNameError, suggest
 from kevolve_core.knowledge.index import Hit, Index, Query
 from kevolve_core.knowledge.page import Page, read_page
 from kevolve_core.knowledge.targets import Targets
@@ -38,7 +38,7 @@ class KnowledgeBase:
     is left out of answers and reported by ``kevolve kb lint``, it does not end a run.
     """
 
-    def __init__(self, pages: Iterable[Page], faults: Iterable[KnowledgeError] = ()) -> None:
+    def __init__(self, pages: Iterable[Page], faults: Iterable[KevolveError] = ()) -> None:
         self._pages = {page.id: page for page in pages}
         self.faults = tuple(faults)
         self.targets = Targets.of(self._pages.values())

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kevolve_core.errors import KevolveError
+from kevolve_core.errors import KevolveError, PluginError
 from kevolve_core.knowledge.base import Folder, KnowledgeBase
 from kevolve_core.registry import Registry
 
-__all__ = ["base_for", "plugin_folders", "ready_base", "user_folders"]
+__all__ = ["base_for", "ready_base", "user_folders", "with_user_folders"]
 
 _VARIABLE = "KEVOLVE_KNOWLEDGE"
 
@@ -26,43 +26,62 @@ def user_folders() -> tuple[Path, ...]:
     return ((Path(data) if data else Path.home() / ".local" / "share") / "kevolve" / "knowledge",)
 
 
-def plugin_folders(registry: Registry, backends: Iterable[str] = ()) -> tuple[Folder, ...]:
-    """Folders of the embedder, of plugins, and of ``backends``, each of which is made for that.
-
-    Those of a backend whose manifest says ``confidential`` are confidential as a whole.
-
-    Raises:
-        KevolveError: a backend is unknown or not ready.
-    """
-    found: list[Folder] = []
-    for name in backends:
-        backend = registry.backend(name)
-        secret = backend.manifest.confidential
-        found += [Folder(Path(path), name, secret) for path in backend.knowledge()]
-    taken = {folder.path for folder in found}
-    return (*(Folder(path, "plugin") for path in registry.knowledge() if path not in taken), *found)
+def with_user_folders(registry: Registry) -> Registry:
+    """``registry`` with the user's own folders that exist: what a program does that reads the user's files
+    anyway, as the command line does. Embedders who pass a registry of theirs decide for themselves."""
+    for folder in user_folders():
+        if folder.is_dir():
+            registry.add_knowledge(folder)
+    return registry
 
 
 def base_for(
     registry: Registry, backends: Iterable[str] = (), folders: Sequence[Path | Folder] = ()
 ) -> KnowledgeBase:
-    """The base of a run: shipped pages, those of plugins and ``backends``, then ``folders``, which may
-    replace any of them. Reads no other place: the user's own folders are ``folders`` to the command line."""
-    existing = [f if isinstance(f, Folder) else Folder(f, "user") for f in folders]
-    return KnowledgeBase.open([*plugin_folders(registry, backends), *existing])
+    """The base of a run: shipped pages, those of ``backends``, those added to the registry, then ``folders``;
+    later ones may replace earlier ones. Reads no other place.
+
+    Pages of a backend whose manifest says ``confidential`` are confidential as a whole. A backend whose
+    ``knowledge`` fails is among the base's ``faults``: it must not hide everybody else's pages.
+
+    Raises:
+        KevolveError: a backend is unknown or not ready.
+    """
+    found: dict[Path, Folder] = {}
+    faults: list[KevolveError] = []
+    for name in backends:
+        own, fault = _of_backend(registry, name)
+        found |= {folder.path: folder for folder in own}
+        faults += fault
+    for path in registry.knowledge():
+        found.setdefault(path, Folder(path, "plugin"))
+    given = (f if isinstance(f, Folder) else Folder(f, "user") for f in folders)
+    base = KnowledgeBase.open([*found.values(), *(f for f in given if f.path not in found)])
+    return KnowledgeBase(base, (*faults, *base.faults))
 
 
-def ready_base(
-    registry: Registry, folders: Sequence[Path | Folder] = ()
-) -> tuple[KnowledgeBase, tuple[KevolveError, ...]]:
-    """The base over every backend that is ready, and why the pages of others are not in it."""
-    found: list[Folder] = []
+def ready_base(registry: Registry, folders: Sequence[Path | Folder] = ()) -> KnowledgeBase:
+    """`base_for` every backend that is ready; why the pages of others are not in it is among its
+    ``faults``."""
+    ready: list[str] = []
     faults: list[KevolveError] = []
     for name in registry.names("backend"):
         try:
-            found += plugin_folders(registry, [name])
+            registry.backend(name)
         except KevolveError as error:
             faults.append(error)
-    own = (f if isinstance(f, Folder) else Folder(f, "user") for f in folders)
-    unique = {folder.path: folder for folder in (*plugin_folders(registry), *found, *own)}
-    return KnowledgeBase.open(unique.values()), tuple(faults)
+        else:
+            ready.append(name)
+    base = base_for(registry, ready, folders)
+    return KnowledgeBase(base, (*faults, *base.faults))
+
+
+def _of_backend(registry: Registry, name: str) -> tuple[list[Folder], list[KevolveError]]:
+    backend = registry.backend(name)
+    secret = backend.manifest.confidential
+    try:
+        return [Folder(Path(path), name, secret) for path in backend.knowledge()], []
+    except Exception as error:  # whatever a plugin's own code raises
+        fault = f"{type(error).__name__}: {error}"
+        said = PluginError(f"backend '{name}' does not tell its knowledge folders", got=fault)
+        return [], [said]

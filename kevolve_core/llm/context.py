@@ -106,7 +106,7 @@ class Writer:
             fence=_FENCES.get(PurePosixPath(self.native).suffix, ""),
             kind=reference.kind,
             symbol=reference.symbol,
-            language_contract=contract + "\n",
+            language_contract=contract,
         )
         return Part("contract", text)
 

@@ -14,7 +14,7 @@ import httpx
 from attrs import evolve, field, frozen
 
 from kevolve_core.errors import ConfigError, EgressError, MalformedReplyError, ProviderError
-from kevolve_core.interfaces import Proposal
+from kevolve_core.interfaces import Checked, Proposal
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.llm.bandit import Outcome, choose
 from kevolve_core.llm.config import Mix, ModelRef, ProviderConfig, Providers
@@ -26,7 +26,7 @@ from kevolve_core.llm.ledger import Cost, Ledger
 from kevolve_core.llm.model import Message, Provider, Reply, Request
 from kevolve_core.llm.parse import Expected, files_of
 from kevolve_core.llm.parts import Prompt, allowed, assemble, template
-from kevolve_core.llm.record import pinned_device
+from kevolve_core.llm.record import pinned_device, pinned_pages
 from kevolve_core.model import Candidate, Device, Evaluation, Origin
 
 __all__ = ["LlmGenerator", "LlmSettings", "Retriever", "Spent"]
@@ -122,10 +122,16 @@ class LlmGenerator:
             )
         self._writer = Writer(spec, device, self._language, self._taint)
         self._desk: Desk | None = None
+        self._run: Path | None = None
         self._told: deque[tuple[int, Candidate, Evaluation]] = deque(maxlen=_MEMORY * 2)
         self._rewards: dict[int, float] = {}
         self._calls: dict[int, dict[str, tuple[str, ModelRef, Cost]]] = {}
         self._best = 0.0
+
+    @property
+    def device(self) -> Device:
+        """What prompts describe: once opened, the device as the run's first sitting saw it."""
+        return self._device
 
     # -- before and after ------------------------------------------------------------------------------
 
@@ -134,6 +140,8 @@ class LlmGenerator:
         ProviderError. Not for providers with a client of the caller's own, which belongs to his loop."""
         for ref in self._mix.all:
             self._factory(self._settings.providers.of(ref).kind)
+        if isinstance(self._knowledge, Checked):
+            self._knowledge.check()
         asyncio.run(self._check())
 
     async def _check(self) -> None:
@@ -151,7 +159,8 @@ class LlmGenerator:
         """Begin a sitting: find what earlier ones asked, and hold the caps. See `Journaled`."""
         if money is not None:
             self._refuse_unpriced()
-        journal = Journal(run)
+        journal, self._run = Journal(run), run
+        journal.recover()
         self._device = pinned_device(run, self._device)
         self._writer = Writer(self._spec, self._device, self._language, self._taint)
         for call in journal.calls():
@@ -420,9 +429,14 @@ class LlmGenerator:
         if self._knowledge is None or not self._settings.pages or context.lane == "cold":
             return given
         evaluation = context.evaluations.get(context.parents[0].id) if context.parents else None
-        count = self._settings.pages
-        found = self._knowledge(context, self._device, self._language, evaluation, count)
-        return [*given, *found[:count]]
+        count, retrieve, run = self._settings.pages, self._knowledge, self._run
+        if run is None:
+            return given
+
+        def find() -> Sequence[Knowledge]:
+            return retrieve(context, self._device, self._language, evaluation, count)[:count]
+
+        return [*given, *pinned_pages(run, f"{context.sequence}-{context.attempt}", find)]
 
 
 def _language(wanted: str, languages: Sequence[str]) -> str:

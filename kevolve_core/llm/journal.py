@@ -26,7 +26,7 @@ from kevolve_core.store.faults import damaged, guarded
 
 __all__ = ["Call", "Journal", "error_from_plain", "error_to_plain"]
 
-_CALLS, _FLYING = "calls", "flying"
+_CALLS, _FLYING, _DRAFT = "calls", "flying", ".tmp"
 
 
 @frozen
@@ -65,6 +65,18 @@ class Journal:
     def __init__(self, folder: Path, blobs: BlobStore | None = None) -> None:
         self._folder = folder / "llm"
         self._blobs = blobs or FsspecBlobs(str(folder / "blobs"))
+
+    def recover(self) -> None:
+        """Take over calls that a kill caught before they were renamed; drop those it caught in writing."""
+        for draft in (self._folder / _CALLS).glob(f"??/.*{_DRAFT}"):
+            file = draft.with_name(draft.name[1 : -len(_DRAFT)])
+            with guarded(str(draft)):
+                try:
+                    json.loads(draft.read_text(encoding="utf-8"))
+                except ValueError:
+                    draft.unlink()
+                else:
+                    os.replace(draft, file)
 
     def find(self, key: str) -> Call | None:
         """The call of that request, None where there is none."""
@@ -106,7 +118,8 @@ class Journal:
     def launch(self, key: str, bound: Cost) -> Path:
         """Note that an attempt is about to be sent. Returns what `land` takes."""
         file = self._folder / _FLYING / f"{key}.{uuid.uuid4().hex[:12]}.json"
-        self._write(file, json.dumps(asdict(bound)))
+        # Not synced: it need not outlive the machine, only this process.
+        self._write(file, json.dumps(asdict(bound)), sync=False)
         return file
 
     def land(self, note: Path, lost: Cost) -> None:
@@ -146,14 +159,15 @@ class Journal:
             raise StoreError("not the name of a stored call", got=key, where=str(self._folder))
         return self._folder / _CALLS / key[:2] / f"{key}.json"
 
-    def _write(self, file: Path, text: str) -> None:
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    def _write(self, file: Path, text: str, *, sync: bool = True) -> None:
+        temporary = file.with_name(f".{file.name}{_DRAFT}")
         with guarded(str(file)):
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "w", encoding="utf-8") as out:
                 out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
+                if sync:
+                    out.flush()
+                    os.fsync(out.fileno())
             os.replace(temporary, file)
 
     def _decoded(self, text: str, where: str) -> Call:

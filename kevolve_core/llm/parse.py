@@ -35,7 +35,6 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "cc": (".cc", ".cpp"),
     "cuda": (".cu",), "cu": (".cu",), "hip": (".hip",),
 }  # fmt: skip
-_LOADS = re.compile(r"""load_native\(\s*["']([^"']+)["']""")
 
 
 @frozen
@@ -365,9 +364,26 @@ def _check(files: Mapping[str, str], expected: Expected, whole: Mapping[str, str
         raise MalformedReplyError(f"`{expected.entry}` is no Python: {error.args[0]}{where}") from error
     if expected.symbol not in _defined(tree):
         raise MalformedReplyError(f"`{expected.entry}` does not define `{expected.symbol}`")
-    for loaded in _LOADS.findall(entry):
+    for loaded, functions in _loads(tree):
         if loaded not in files:
             raise MalformedReplyError(f"`{expected.entry}` opens `{loaded}`, which is not among the files")
+        missing = [name for name in functions if not re.search(rf"\b{re.escape(name)}\b", files[loaded])]
+        if missing:
+            raise MalformedReplyError(f"`{loaded}` has no function `{missing[0]}`, which the entry opens")
+
+
+def _loads(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
+    """Native files that the entry opens, with the functions it names, where both stand there as literals."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        file = node.args[0]
+        if called != "load_native" or not (isinstance(file, ast.Constant) and isinstance(file.value, str)):
+            continue
+        table = node.args[1] if len(node.args) > 1 else None
+        keys = table.keys if isinstance(table, ast.Dict) else []
+        yield file.value, [str(k.value) for k in keys if isinstance(k, ast.Constant)]
 
 
 def _defined(tree: ast.Module) -> set[str]:

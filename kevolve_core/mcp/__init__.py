@@ -13,13 +13,20 @@ from kevolve_core.registry import Registry
 __all__ = ["serve"]
 
 
-def serve(registry: Registry, folders: tuple[Path, ...] = (), *, allow_confidential: bool = False) -> None:
+def serve(
+    registry: Registry,
+    folders: tuple[Path, ...] = (),
+    *,
+    allow_confidential: bool = False,
+    executor: str = "local",
+) -> None:
     """Serve over stdin and stdout until the client leaves.
 
     Args:
         registry: backends the agent may use.
         folders: knowledge beside the shipped and the backends' own.
         allow_confidential: the agent may see what confidential pages and backends give.
+        executor: where evaluations run.
 
     Raises:
         ToolchainMissingError: the package ``mcp`` is not installed, or too old.
@@ -34,4 +41,5 @@ def serve(registry: Registry, folders: tuple[Path, ...] = (), *, allow_confident
             got=str(error),
             mend="pip install 'kevolve[mcp]'",
         ) from error
-    make_server(registry, folders, allow_confidential=allow_confidential).run("stdio")
+    server = make_server(registry, folders, allow_confidential=allow_confidential, executor=executor)
+    server.run("stdio")

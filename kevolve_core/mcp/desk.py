@@ -67,8 +67,9 @@ class Submissions:
             if answer is not None and not answer.done():
                 answer.set_exception(StoreError("the candidate was not taken", got=event.fault))
 
-    def close(self, reason: str) -> None:
-        """No more submissions; those that nobody will evaluate are told so."""
+    def close(self, reason: str, *, exhausted: bool = True) -> None:
+        """No more submissions; those that nobody will evaluate are told so. ``exhausted`` lets the search end
+        for want of proposals; otherwise it waits to be stopped."""
         if self._end:
             return
         self._end = reason
@@ -79,7 +80,8 @@ class Submissions:
         for answer in unheard:
             if not answer.done():
                 answer.set_exception(_over(reason))
-        self._queue.put_nowait(None)
+        if exhausted:
+            self._queue.put_nowait(None)
 
 
 class _Live:
@@ -111,8 +113,8 @@ class _Live:
 class Desk:
     """The live runs of one server, by folder."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, executor: str = "local") -> None:
+        self._registry, self._executor = registry, executor
         self._live: dict[str, _Live] = {}
 
     async def start(
@@ -131,6 +133,7 @@ class Desk:
                     seed=seed,
                     policy="greedy",
                     generator=live.submissions,
+                    executor=self._executor,
                     out=live.folder,
                     on_event=live.hear,
                     stop=lambda: live.stopping,
@@ -185,7 +188,7 @@ class Desk:
         """Stop all runs resumably."""
         for live in self._live.values():
             live.stopping = True
-            live.submissions.close("the server is closing")
+            live.submissions.close("the server is closing", exhausted=False)
         tasks = [live.task for live in self._live.values() if live.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         self._live.clear()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kevolve_core.errors import KevolveError, PluginError, StoreError
 from kevolve_core.knowledge.base import Folder, KnowledgeBase
+from kevolve_core.knowledge.experience.distill import tainted
 from kevolve_core.knowledge.folders import ready_base
 from kevolve_core.model import Candidate
 from kevolve_core.registry import Registry
@@ -31,7 +32,7 @@ class Reader:
     def base(self) -> KnowledgeBase:
         """The pages that the agent may see. Opened once: start the server again for new pages."""
         if self._base is None:
-            whole, _ = ready_base(self.registry, self._folders)
+            whole = ready_base(self.registry, self._folders)
             self._base = whole.allowed(confidential=self.allow)
         return self._base
 
@@ -45,7 +46,9 @@ class Reader:
             return True
 
     def check_backend(self, backend: str) -> None:
-        """Raise PluginError for a backend whose results may not be shown."""
+        """Raise PluginError for a backend whose results may not be shown, UnknownNameError for none."""
+        if backend not in self.registry.names("backend"):
+            self.registry.manifest(backend)
         if self.hidden(backend):
             raise PluginError(f"backend '{backend}' is confidential", mend=_MEND)
 
@@ -62,4 +65,4 @@ class Reader:
 
     def may_show(self, candidate: Candidate) -> bool:
         """The candidate derives from nothing confidential."""
-        return self.allow or not candidate.origin.notes.get("confidential")
+        return self.allow or not tainted(candidate)

@@ -64,10 +64,14 @@ Run = Annotated[str, Field(description="The run's folder")]
 
 
 def make_server(
-    registry: Registry, folders: Sequence[Path] = (), *, allow_confidential: bool = False
+    registry: Registry,
+    folders: Sequence[Path] = (),
+    *,
+    allow_confidential: bool = False,
+    executor: str = "local",
 ) -> MCPServer[None]:
     """The server with its tools; see `kevolve_core.mcp.serve`."""
-    tools = _Tools(registry, folders, allow_confidential=allow_confidential)
+    tools = _Tools(Reader(registry, folders, allow_confidential=allow_confidential), executor)
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[None]) -> AsyncIterator[None]:
@@ -116,10 +120,9 @@ def _saying(tool: Callable[P, Awaitable[Answer]]) -> Callable[P, Awaitable[Answe
 class _Tools:
     """What agents may call. Docstrings are what they read."""
 
-    def __init__(self, registry: Registry, folders: Sequence[Path], *, allow_confidential: bool) -> None:
-        self._registry = registry
-        self._reader = Reader(registry, folders, allow_confidential=allow_confidential)
-        self.desk = Desk(registry)
+    def __init__(self, reader: Reader, executor: str) -> None:
+        self._reader, self._registry, self._executor = reader, reader.registry, executor
+        self.desk = Desk(reader.registry, executor)
 
     # -- what there is ---------------------------------------------------------------------------------
 
@@ -254,6 +257,7 @@ class _Tools:
                 backend=where.backend_name,
                 device=where.device.id,
                 stages=tuple(stages),
+                executor=self._executor,
                 registry=self._registry,
             )
         )

@@ -60,6 +60,7 @@ def document(record: RunRecord) -> dict[str, Any]:
         }
         if at is not None
         else None,
+        "models": dict(record.models) or None,
         "trajectory": [
             {
                 "sequence": point.sequence,

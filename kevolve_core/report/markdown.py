@@ -43,6 +43,7 @@ def markdown(record: RunRecord, *, kernel: str, picture: str) -> str:
         else "",
         _search(record),
         _shares(record),
+        _models(record),
         _controls(record),
         _failures(record),
         _environment(record),
@@ -160,6 +161,34 @@ def _shares(record: RunRecord) -> str:
     ]
     head = "| lane and generator | proposals | accepted | failed | best, quick timing | found at |"
     return "\n".join(["## Who brought what", "", head, "|---|---|---|---|---|---|", *rows])
+
+
+def _models(record: RunRecord) -> str:
+    """Who wrote, what it cost, and what the prompts had to leave out."""
+    found = record.models
+    if not found:
+        return ""
+    lines = ["## Language models", "", "| model | role | requests | tokens | cost |", "|---|---|---|---|---|"]
+    for row in found["models"]:
+        estimated = f" ({row['estimated']} requests estimated)" if row["estimated"] else ""
+        lines.append(
+            f"| {_cell(row['model'])} | {row['role']} | {row['requests']} | {row['tokens']}{estimated} "
+            f"| {row['money']:.4f} |"
+        )
+    lines.append("")
+    for part in found["left_out"]:
+        why = {"budget": "did not fit", "shortened": "was shortened", "confidential": "was withheld"}
+        lines.append(
+            f"- {_cell(part['part'])} {why.get(part['why'], part['why'])}: {part['prompts']} prompts"
+        )
+    if found["malformed"]:
+        lines.append(f"- malformed replies, asked about once more: {sum(found['malformed'].values())}")
+    lines += [f"- faults ({kind}): {count}" for kind, count in sorted(found["faults"].items())]
+    if found["tainted_requests"]:
+        lines.append(f"- requests that derive from confidential material: {found['tainted_requests']}")
+    if found["lost"]["tokens"]:
+        lines.append(f"- attempts without a reply, at most: {found['lost']['tokens']} tokens (estimated)")
+    return "\n".join(lines).rstrip()
 
 
 def _controls(record: RunRecord) -> str:

@@ -56,6 +56,7 @@ class RunRecord:
         examples: verdict kind -> the reason of the first such failure.
         settings: what the run was started with (``policy``, ``generator``, ``seed``, ``budget``).
         controls: what its controls came to, where they were run.
+        models: what language models did (`kevolve_core.llm.summary`), {} where none was asked.
         degenerate: the spec accepts trivial answers and was run all the same: left out of every aggregate.
     """
 
@@ -66,6 +67,7 @@ class RunRecord:
     evaluation: Evaluation | None = None
     examples: Mapping[str, str] = field(factory=dict, converter=freeze, hash=False)
     settings: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+    models: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     degenerate: bool = False
     environment: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
     controls: tuple[Control, ...] = ()

@@ -100,7 +100,7 @@ class SynthGenerator:
         """A kernel an operator, on the default schedule: what fusing and searching is held against where a
         target has no tensor library of its own."""
         with self._lock:
-            partition = Partition()
+            partition = Partition(stored=frozenset(self._programs(Partition())[0].points))
             while cut := frozenset(self._programs(partition)[0].edges) - partition.apart:
                 partition = evolve(partition, apart=partition.apart | cut)
             return self._first(partition, "unfused")
@@ -294,7 +294,7 @@ class SynthGenerator:
             candidate,
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
-            libraries=tuple(sorted({*candidate.libraries, *_libraries(programs)})),
+            libraries=tuple(sorted(candidate.libraries)),
             origin=Origin(self.name, context.operator, {"move": note}),
         )
 

@@ -24,7 +24,6 @@ from kevolve_core.registry.source import PluginSource
 from kevolve_core.testing.bench import BenchClient
 from kevolve_core.testing.checks import Check, SkippedError, fail
 from kevolve_core.testing.expect import EXPECTATIONS_FILE, Expectations, read_expectations
-from kevolve_core.testing.leftovers import Leftovers
 from kevolve_core.testing.probes import PROBE_SYMBOL, ProbeKernels, SuppliesProbes
 
 __all__ = ["Subject", "find_expectations", "reference_of", "subject_of"]
@@ -64,7 +63,6 @@ class Subject:
         self.patience = patience
         self.isolated = isolated
         self.workdir = Path(tempfile.mkdtemp(prefix="kevolve-conformance-"))
-        self.leftovers = Leftovers(self.workdir)
         self._executors: list[LocalExecutor] = []
         self.containment: LocalExecutor | None = None  # see kevolve_core.testing.containing
         self._bench: BenchClient | None = None
@@ -127,9 +125,8 @@ class Subject:
 
     def require(self, check: Check, tier: int) -> None:
         """Skip a check that cannot be made here."""
-        if tier and check.id != "tier.device":
-            if not self.found:
-                raise SkippedError("no device was found: see tier.device")
+        if tier and check.id != "tier.device" and not self.found:
+            raise SkippedError("no device was found: see tier.device")
         if check.capabilities:
             declared = self.device.capabilities if tier else self.manifest.capabilities
             if missing := check.capabilities - declared:
@@ -158,7 +155,8 @@ class Subject:
             given = self.backend.probe_kernels(self.device)
         else:
             raise SkippedError(
-                "the backend supplies no probe kernels (method probe_kernels, or probes in conformance.toml): "
+                "the backend supplies no probe kernels (method probe_kernels, or probes in "
+                "conformance.toml): "
                 "see probes.supplied"
             )
         if not isinstance(given, ProbeKernels):
@@ -225,11 +223,12 @@ class Subject:
 
 
 def reference_of(registry: Registry, name: str) -> tuple[BackendRef, tuple[str, str]]:
-    """How a worker finds backend ``name``, and the distribution it comes from, also where its plugin is broken:
-    that is for the kit to say.
+    """How a worker finds backend ``name``, and the distribution it comes from, also where its plugin is
+    broken: that is for the kit to say.
 
     Raises:
-        UnknownNameError, PluginError: there is none, or it is disabled, incompatible or not granted its needs.
+        UnknownNameError, PluginError: there is none, or it is disabled, incompatible or not granted its
+        needs.
     """
     try:
         ref, error = registry.ref(name), None

@@ -77,10 +77,11 @@ def test_the_toml_of_the_pages_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_python_of_the_embedding_guide_runs(tmp_path: Path) -> None:
-    program = "\n".join(blocks("platforms/embedding.md", "python"))
+    program = tmp_path / "service.py"
+    program.write_text("\n".join(blocks("platforms/embedding.md", "python")))
     path = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, program],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -15,21 +16,25 @@ pytestmark = pytest.mark.slow
 
 @frozen
 class Vendor:
-    """The environment after every step of the check passed, and the seconds of each."""
+    """The environment after all steps of the check; the steps, and the processor time of all, in seconds."""
 
     env: Environment
-    seconds: dict[str, float]
+    steps: list[str]
+    processor_seconds: float
 
 
 @pytest.fixture(scope="module")
 def vendor(tmp_path_factory: pytest.TempPathFactory) -> Vendor:
     folder = tmp_path_factory.mktemp("vendor")
-    seconds = check(folder, clean=False, tiers=[0], budget="2c", tell=print)
-    return Vendor(Environment(folder / "venv" / "bin" / "python", folder / "work"), seconds)
+    before = os.times()
+    steps = list(check(folder, clean=False, tiers=[0], budget="2c", tell=print))
+    after = os.times()
+    used = sum(after[2:4]) - sum(before[2:4])  # of child processes, user and system
+    return Vendor(Environment(folder / "venv" / "bin" / "python", folder / "work"), steps, used)
 
 
 def test_a_scaffold_is_conformant_and_evolves_in_less_than_five_minutes(vendor: Vendor) -> None:
-    assert list(vendor.seconds) == [
+    assert vendor.steps == [
         "build the wheel of kevolve",
         "make an environment",
         "install kevolve",
@@ -40,7 +45,7 @@ def test_a_scaffold_is_conformant_and_evolves_in_less_than_five_minutes(vendor: 
         "kevolve conformance",
         "kevolve evolve",
     ]
-    assert sum(vendor.seconds.values()) < 300
+    assert vendor.processor_seconds < 300
 
 
 def test_every_command_of_the_tutorial_works(vendor: Vendor) -> None:

@@ -3,6 +3,7 @@
 * bfloat16 is held as its bits: a product of matrices multiplied the bits. Operands go to float32 first.
 * A conversion of float32 to bfloat16 cut the last bits off; hardware rounds to the nearest, ties to even.
 * Bounds of a loop that are tensors did not convert to integers with NumPy 2.4 and newer.
+* A comparison of scalars was spread over a tile as numbers, which logical operators then refused.
 * Precision schemes of float32 products that every GPU target has were refused; they are exact here.
 """
 
@@ -23,7 +24,8 @@ def repair() -> None:
     if getattr(builder, "repaired", False):
         return
     builder.repaired = True
-    dot, cast, patch = builder.create_dot, builder.cast_impl, interpreter._patch_lang_tensor
+    dot, cast, splat = builder.create_dot, builder.cast_impl, builder.create_splat
+    patch = interpreter._patch_lang_tensor
 
     def widened(handle: Any) -> Any:
         if handle.dtype.scalar != tl.bfloat16:
@@ -42,11 +44,16 @@ def repair() -> None:
         kept = np.where(np.isnan(source.data), 0x7FC0, nearest).astype(np.uint16)
         return interpreter.TensorHandle(kept, tl.bfloat16)
 
+    def create_splat(self: Any, to: Any, source: Any) -> Any:
+        if np.asarray(source.data).dtype != np.bool_:
+            return splat(self, to, source)
+        return interpreter.TensorHandle(np.full(to.shape, np.asarray(source.data).item()), tl.int1)
+
     def patch_tensor(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
-    builder.create_dot, builder.cast_impl = create_dot, cast_impl
+    builder.create_dot, builder.cast_impl, builder.create_splat = create_dot, cast_impl, create_splat
     interpreter._patch_lang_tensor = patch_tensor
     options = interpreter.interpreter_builder.options
     object.__setattr__(options, "allowed_dot_input_precisions", _PRECISIONS)

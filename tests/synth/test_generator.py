@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal
@@ -153,3 +153,52 @@ def test_work_counts_inputs_and_outputs_once_and_products_apart() -> None:
     work = generator().work()["a"]
     assert work.bytes == 4 * (9 * 7 + 7 * 5 + 5)
     assert work.library_flops == 2 * 9 * 7 * 5
+
+
+def preferring(context: Proposal, worth: Any, **changes: Any) -> Proposal:
+    return evolve(context, preference=lambda genomes: [worth(Genome.parsed(g)) for g in genomes], **changes)
+
+
+def largest_tiles(genome: Genome) -> float:
+    return float(sum(point["tile"] * point["unroll"] for point in genome.steps.values()))
+
+
+@pytest.mark.parametrize("operator", ["draft", "mutate"])
+def test_the_most_preferred_genome_of_a_pool_is_rendered(operator: str) -> None:
+    parents = propose(proposal(0))
+    context = proposal(5, operator, *parents)
+    (plain,), (first,) = propose(context), propose(preferring(context, largest_tiles))
+    genomes = [Genome.parsed(one.genome) for one in (plain, first)]
+    assert genomes[0] is not None
+    assert genomes[1] is not None
+    assert largest_tiles(genomes[1]) > largest_tiles(genomes[0])
+    assert first.origin.notes["move"] == "preferred"
+
+
+def test_each_further_attempt_takes_the_next_preferred() -> None:
+    parents = propose(proposal(0))
+    made = [
+        propose(preferring(proposal(5, "mutate", *parents, attempt=attempt), largest_tiles))[0]
+        for attempt in range(3)
+    ]
+    worth = [largest_tiles(genome) for one in made if (genome := Genome.parsed(one.genome)) is not None]
+    assert len({one.id for one in made}) == 3
+    assert worth == sorted(worth, reverse=True)
+
+
+def test_where_all_of_the_pool_was_tried_a_draw_is_made() -> None:
+    parents = propose(proposal(0))
+    (made,) = propose(preferring(proposal(5, "mutate", *parents), lambda _genome: float("-inf")))
+    assert made.origin.notes["move"] in {"schedule", "partition"}
+
+
+def test_a_draft_with_experience_starts_from_it() -> None:
+    (one,) = propose(proposal(9, "sample"))
+    assert one.genome is not None
+    (made,) = propose(evolve(proposal(3), experience=(one.genome,)))
+    assert (made.id, made.origin.notes["move"]) == (one.id, "experience")
+
+
+def test_experience_of_another_generator_is_ignored() -> None:
+    (made,) = propose(evolve(proposal(3), experience=({"generator": "other"},)))
+    assert made.id == propose(proposal(3))[0].id

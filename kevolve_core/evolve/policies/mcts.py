@@ -74,7 +74,7 @@ class MctsPolicy:
             self._land(next(iter(self._flying)))
 
     def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None:
-        at = self._land(sequence)
+        at = self._land(sequence) if sequence in self._flying else next(iter(candidate.parents), "")
         score = score_of(evaluation)
         if score is not None and candidate.id not in self._nodes:
             self._grow(self._nodes.get(at, self._root), candidate.id, score, sequence)

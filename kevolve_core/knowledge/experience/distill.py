@@ -17,7 +17,7 @@ from kevolve_core.knowledge.page import Page
 from kevolve_core.model import Candidate, Device, Evaluation, content_hash
 from kevolve_core.store import RunStore
 
-__all__ = ["Learned", "distill"]
+__all__ = ["Learned", "distill", "tainted"]
 
 _SOURCE, _DIFF, _LOG = 3500, 60, 700  # characters, lines, characters that go into a page (estimated)
 _CURES, _EFFECTS = 5, 8  # a run (estimated)
@@ -48,13 +48,19 @@ def distill(store: RunStore, learned: Learned) -> tuple[Page, ...]:
     """Skills under review: one about the winner, one a failure that was cured.
 
     They are confidential where the backend is, or any candidate of the run derives from confidential
-    knowledge (``origin.notes["confidential"]``, as generators mark it), or the run's settings say so.
+    knowledge (`tainted`), or the run's settings say so.
     """
     found = trials(store)
     secret = learned.confidential or bool(store.settings.get("confidential"))
-    secret = secret or any(bool(trial.candidate.origin.notes.get("confidential")) for trial in found)
+    secret = secret or any(tainted(trial.candidate) for trial in found)
     pages = [*_winner(store, found, learned), *_cured(store.spec, found, learned)]
     return tuple(page.tainted() if secret else page for page in pages)
+
+
+def tainted(candidate: Candidate) -> bool:
+    """A candidate derives from something confidential, as its generator noted."""
+    notes = candidate.origin.notes
+    return bool(notes.get("confidential") or notes.get("taint"))
 
 
 def _winner(store: RunStore, found: Sequence[Trial], learned: Learned) -> Iterable[Page]:

@@ -89,10 +89,11 @@ def _warm(page: Page, wanted: Signature) -> Warm:
     known = data.get("signature")
     signature = Signature.parsed(known if isinstance(known, Mapping) else {})
     score = data.get("score")
+    language = str(data.get("language", ""))
     return Warm(
-        genome=data["genome"],
+        genome={"language": language, **data["genome"]},  # a page is a person's text: generators need one
         score=float(score) if isinstance(score, (int, float)) else 1.0,
-        language=str(data.get("language", "")),
+        language=language,
         similarity=round(wanted.similarity(signature), 6),
         skill=page.id,
         source=page.title,

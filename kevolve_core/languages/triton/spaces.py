@@ -6,14 +6,37 @@ launched is never proposed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
 
-from kevolve_core.ir import Contract, LibraryCall, LoopNest, Reduce, Scan, Step
+from kevolve_core.ir import (
+    Contract,
+    LibraryCall,
+    Load,
+    LoopNest,
+    Reduce,
+    Scan,
+    Step,
+    Store,
+    affine,
+    itemsize,
+    walk,
+)
+from kevolve_core.languages.triton.render.contraction import is_product
+from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
-from kevolve_core.languages.triton.render.tiling import Tiling, online_pairs, tiling_of
+from kevolve_core.languages.triton.render.tiling import (
+    Tiling,
+    divisible,
+    expressions,
+    moment_pairs,
+    online_pairs,
+    passes_of,
+    tiling_of,
+)
 from kevolve_core.languages.triton.render.words import power_of_two
 from kevolve_core.space import Constraint, Parameter, Space
 
@@ -23,6 +46,7 @@ _WHOLE_ROW = 16384  # columns up to which a row is held in registers by default;
 _WIDEST_ROW = 65536  # columns beyond which a row is never held in registers; estimated
 _TILE = 2048  # elements of a tile of short rows; estimated
 _ADDITIONS = 32  # additions of one running float32 sum beyond which it is kept in float64; estimated
+_SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
 
 
@@ -36,6 +60,7 @@ class TritonFacts:
         max_threads: threads of one program at most.
         shared_bytes: on-chip memory a program may use.
         float64: whether float64 is worth offering for sums.
+        precisions: schemes of float32 products that the target compiles; the precision policy judges them.
     """
 
     processors: int = 64
@@ -43,6 +68,7 @@ class TritonFacts:
     max_threads: int = 1024
     shared_bytes: int = 48 << 10
     float64: bool = True
+    precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
 
 
 def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSchedule:
@@ -51,18 +77,58 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
     tiling = tiling_of(nest)
     rows, cols = power_of_two(tiling.row_count), power_of_two(tiling.col_count)
     widest = facts.max_threads // facts.warp_size
+    down, across = _contiguous(nest, tiling)
     if not tiling.combines:
-        c = min(cols, 1024)
+        c = min(cols, 1024 if not down else 32)
         r = max(1, min(rows, 1024 // c))
         return NestSchedule(rows=r, cols=c, num_warps=min(4, widest))
-    whole = cols if cols <= _WHOLE_ROW else 4096
-    r = max(1, min(rows, _TILE // whole))
+    if down > across and tiling.row_count > 1:
+        r = min(rows, 64)
+        whole = min(cols, max(1, 4096 // r))
+    else:
+        whole = cols if cols <= _WHOLE_ROW else 4096
+        r = max(1, min(rows, _TILE // whole))
     warps = min(power_of_two(max(1, r * whole // (16 * facts.warp_size))), 16, widest)
     long = facts.float64 and cols // whole > _ADDITIONS
-    scan = facts.float64 and any(isinstance(s, Scan) for s in nest.body)
+    moments = whole < cols and bool(moment_pairs(nest))
+    exact = facts.float64 and (moments or any(isinstance(s, Scan) for s in nest.body))
     return NestSchedule(
-        rows=r, cols=whole, num_warps=warps, accumulate="fp64" if _sums(nest) and (long or scan) else "fp32"
+        rows=r,
+        cols=whole,
+        num_warps=warps,
+        accumulate="fp64" if _sums(nest) and (long or exact) else "fp32",
+        spread=_spread(nest, tiling, -(-tiling.row_count // r), whole, facts),
     )
+
+
+def _contiguous(nest: LoopNest, tiling: Tiling) -> tuple[int, int]:
+    """Elements accessed with steps of one along the last row axis, and along the last column axis."""
+    found = [0, 0]
+    lasts = [axes[-1].name if axes else "" for axes in (tiling.rows, tiling.cols)]
+    for s in nest.body:
+        accesses = [e for root in expressions(s) for e in walk(root) if isinstance(e, Load)]
+        for access in (*accesses, *((s,) if isinstance(s, Store) else ())):
+            form = affine(access.index[-1]) if access.index else None
+            if form is None:
+                continue
+            for k, axis in enumerate(lasts):
+                if form[1].get(axis) == 1:
+                    walked = {a for i in access.index for a in (affine(i) or (0, {}))[1]}
+                    found[k] += math.prod(nest.extent(a) for a in walked)
+    return found[0], found[1]
+
+
+def _spread(nest: LoopNest, tiling: Tiling, programs: int, cols: int, facts: TritonFacts) -> int:
+    """Programs a row: enough to occupy the device where walks that only store are most of the work."""
+    if programs >= facts.processors:
+        return 1
+    found = passes_of(nest, tiling)
+    sizes = [(math.prod(nest.extent(a) for a in p.cols), divisible(p, nest)) for p in found]
+    stored = max((n for n, d in sizes if d), default=0)
+    repeated = sum(n for n, d in sizes if not d)
+    if stored < 4 * cols or repeated * 8 > stored:
+        return 1
+    return power_of_two(min(-(-facts.processors // programs), stored // cols, 256))
 
 
 def _sums(nest: LoopNest) -> bool:
@@ -78,10 +144,66 @@ def _sums(nest: LoopNest) -> bool:
 def schedule_space(step: Step, facts: TritonFacts) -> Space:
     """Tunables of ``step`` in Triton, with constraints from ``facts``. The default point is legal."""
     nest = step.epilogue if isinstance(step, LibraryCall) else step
-    if nest is None:
-        return Space()
-    parameters, constraints = _nest_parameters(nest, facts)
+    parameters: list[Parameter] = []
+    constraints: list[Constraint] = []
+    if isinstance(step, LibraryCall) and is_product(step):
+        parameters, constraints = _product_parameters(step, facts)
+    if nest is not None:
+        more, held = _nest_parameters(nest, facts)
+        parameters, constraints = parameters + more, constraints + held
     return Space(tuple(parameters), tuple(constraints))
+
+
+def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Parameter], list[Constraint]]:
+    """Choices of a matrix product or convolution: the library, or a kernel with its tile."""
+    size = _operand_bytes(call)
+    tile = ProductSchedule()
+    warps = tuple(w for w in (2, 4, 8, 16) if w * facts.warp_size <= facts.max_threads)
+    parameters = [
+        Parameter("implementation", ("library", "generated"), "library"),
+        Parameter("tile_rows", (16, 32, 64, 128, 256), tile.rows),
+        Parameter("tile_cols", (16, 32, 64, 128, 256), tile.cols),
+        Parameter("tile_depth", (16, 32, 64, 128), tile.depth),
+        Parameter("tile_group", (1, 4, 8, 16), tile.group),
+        Parameter("tile_num_warps", warps, tile.num_warps),
+        Parameter("tile_num_stages", (1, 2, 3, 4, 5), 2),
+        Parameter("tile_programs", (0, facts.processors), 0),
+        Parameter("tile_split", (1, 2, 4, 8, 16), 1),
+    ]  # fmt: skip
+    if size == 4 and len(facts.precisions) > 1:
+        parameters.append(Parameter("tile_precision", facts.precisions, facts.precisions[0]))
+        parameters.append(Parameter("tile_chunk", (0, 2, 4, 8, 16), 0))
+    defaults = {p.name: p.default for p in parameters}
+    lanes = facts.warp_size
+
+    def shared(p: Mapping[str, Any]) -> bool:
+        staged = (p["tile_rows"] + p["tile_cols"]) * p["tile_depth"] * size * max(1, p["tile_num_stages"] - 1)
+        return bool(staged <= facts.shared_bytes)
+
+    def registers(p: Mapping[str, Any]) -> bool:
+        sums = p["tile_rows"] * p["tile_cols"] / (p["tile_num_warps"] * lanes)
+        return bool(2 <= sums <= _SUMS_PER_THREAD)
+
+    def only_generated(p: Mapping[str, Any]) -> bool:
+        return p["implementation"] == "generated" or all(
+            p[name] == value for name, value in defaults.items() if name.startswith("tile_")
+        )
+
+    return parameters, [
+        Constraint("the library has no tile to choose", only_generated),
+        Constraint(f"operands in flight fit {facts.shared_bytes} bytes of on-chip memory", shared),
+        Constraint(f"a thread keeps 2 to {_SUMS_PER_THREAD} sums", registers),
+    ]
+
+
+def _operand_bytes(call: LibraryCall) -> int:
+    """Bytes of an element of the operands, as far as the epilogue shows it; 4 where nothing does."""
+    if call.epilogue is not None:
+        for e in call.epilogue.expressions():
+            for x in walk(e):
+                if isinstance(x, Load) and x.buffer == call.output:
+                    return itemsize(x.dtype)
+    return 4
 
 
 def _powers(low: int, high: int) -> tuple[int, ...]:
@@ -128,8 +250,10 @@ def _looped(nest: LoopNest, tiling: Tiling, default: NestSchedule, facts: Triton
     if tiling.row_count > facts.processors:
         counts = tuple(k * facts.processors for k in (1, 2, 4, 8))
         found.append(Parameter("programs", (0, *counts), 0))
+    if default.spread > 1:
+        found.append(Parameter("spread", _with((1, 4, 16, 64), default.spread), default.spread))
     if _sums(nest) and facts.float64:
         found.append(Parameter("accumulate", ("fp32", "fp64"), default.accumulate))
-    if online_pairs(nest):
+    if online_pairs(nest) or moment_pairs(nest):
         found.append(Parameter("online", (True, False), True))
     return found

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kevolve_core.ir import Step
     from kevolve_core.kernelspec import KernelSpec
     from kevolve_core.space import Space
+    from kevolve_core.testing import ProbeKernels
 
 __all__ = ["MANIFEST", "CpuBackend", "kevolve_register"]
 
@@ -144,6 +145,13 @@ class CpuBackend:
                 "the cpu backend exports no such language", got=language, mend="the language is 'cpp'"
             )
         return loader_source()
+
+    def probe_kernels(self, device: Device) -> ProbeKernels:
+        """What the conformance kit runs here."""
+        from kevolve_cpu.probes import probe_kernels
+
+        del device
+        return probe_kernels()
 
     def knowledge(self) -> Iterable[Path]:
         """The pages installed with the package; in a source tree they lie beside ``src``."""

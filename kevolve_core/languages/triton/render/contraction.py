@@ -32,7 +32,7 @@ from kevolve_core.ir import (
 from kevolve_core.languages.triton.render.tiling import expressions
 from kevolve_core.synth.index import Indexer, integer, linear
 
-__all__ = ["Contraction", "contraction_of", "fused_nest", "partial_nest", "plain_nest"]
+__all__ = ["Contraction", "contraction_of", "fused_nest", "is_product", "partial_nest", "plain_nest"]
 
 _DTYPES = frozenset(["float32", "float16", "bfloat16"])
 
@@ -46,6 +46,7 @@ class Contraction:
         left, right: what is read, over batch, rows and depth, and over batch, depth and cols.
         flat: the position in ``output`` of a point of batch, rows and cols.
         output: buffer of the call's result.
+        added: what is added to every sum (a convolution's bias), or None.
     """
 
     batch: tuple[Axis, ...]
@@ -56,6 +57,7 @@ class Contraction:
     right: Load
     flat: Expr
     output: str
+    added: Load | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -66,20 +68,24 @@ class Contraction:
         return batch, m, n, k
 
 
+def is_product(call: LibraryCall) -> bool:
+    """Whether the call may be a contraction; buffers' types and layouts can still say no."""
+    name = call.op.removeprefix("aten::").removesuffix(".default")
+    if name in ("mm", "bmm"):
+        return len(call.operands) == 2 and not call.attributes and not call.outputs
+    transposed = call.attributes.get("transposed")
+    return name == "convolution" and len(call.operands) in (2, 3) and not transposed and not call.outputs
+
+
 def contraction_of(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
     """The call as a contraction, or None where it is another operator, type or layout."""
-    name = call.op.removeprefix("aten::").removesuffix(".default")
-    if call.outputs or buffers[call.output].strides is not None or not buffers[call.output].size:
+    found = buffers[call.output]
+    dtypes = {buffers[o.buffer].dtype for o in call.operands}
+    if not is_product(call) or found.strides is not None or not found.size:
         return None
-    if any(buffers[o.buffer].dtype not in _DTYPES for o in call.operands):
+    if len(dtypes) != 1 or not dtypes <= _DTYPES:
         return None
-    if len({buffers[o.buffer].dtype for o in call.operands}) != 1:
-        return None
-    if name in ("mm", "bmm") and len(call.operands) == 2 and not call.attributes:
-        return _product(call, buffers)
-    if name == "convolution":
-        return _convolution(call, buffers)
-    return None
+    return _convolution(call, buffers) if "convolution" in call.op else _product(call, buffers)
 
 
 def _at(operand: Operand, dtype: str, index: tuple[Expr, ...], ix: Indexer, mask: Expr | None = None) -> Load:
@@ -119,9 +125,9 @@ def _listed(value: object, n: int) -> list[int]:
 def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
     """Implicit GEMM: rows are output pixels, columns output channels, depth input channels and taps."""
     given = call.attributes
-    if given.get("transposed") or len(call.operands) != 2:
+    x, w, *bias = call.operands
+    if bias and len(buffers[bias[0].buffer].shape) != 1:
         return None
-    x, w = call.operands
     spatial = len(x.shape) - 2
     if spatial < 1 or len(w.shape) != len(x.shape):
         return None
@@ -154,6 +160,7 @@ def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contractio
         (axes["g"],), (axes["n"], *(axes[f"o{d}"] for d in range(spatial))), (axes["co"],),
         (axes["c"], *(axes[f"t{d}"] for d in range(spatial))),
         left, right, ix.dot((Index("n"), filters, *pixels), buffers[call.output].stride), call.output,
+        _at(bias[0], dtype, (filters,), ix) if bias else None,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from attrs import define, evolve, field, frozen
@@ -22,7 +23,7 @@ from kevolve_core.languages.triton.render.passes import Walks
 from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.scope import Scope
-from kevolve_core.languages.triton.render.tiling import Tiling, tiling_of
+from kevolve_core.languages.triton.render.tiling import Tiling, divisible, passes_of, tiling_of
 from kevolve_core.languages.triton.render.words import Names
 
 __all__ = ["Kernel", "contracted", "parameters", "print_nest"]
@@ -108,7 +109,7 @@ class _Nest:
         row_blocks = -(-rows // s.rows) if tiled else rows
         persistent = 0 < s.programs < row_blocks and bool(tiling.rows) and tiling.combines
         row_mask = "row_mask" if tiled and rows % s.rows else ""
-        variables = Names([*self.taken, *(self.names[b] for b in parameters(nest))])
+        variables = Names([*self.taken, "part", "block", *(self.names[b] for b in parameters(nest))])
         printer = Printer(
             nest, tiling, self.buffers, self.names, variables,
             frozenset("R") if tiled else frozenset(), row_mask, rank,
@@ -116,12 +117,17 @@ class _Nest:
         body = Scope()
         col_blocks = 1
         block = "tl.program_id(0)"
+        parts = s.spread if self._spreads() else 1
+        persistent = persistent and parts == 1
+        if parts > 1:
+            body.lines.append(f"part = {block} % {parts}")
+            block = f"({block} // {parts})"
         if not tiling.combines and tiling.cols:
             col_blocks = -(-cols // s.cols)
             self._rectangle(printer, body, row_blocks, col_blocks)
         elif tiling.rows:
             self._rows(printer, body, "block" if persistent else block)
-        Walks(printer, s, body).run()
+        Walks(printer, evolve(s, spread=parts), body).run()
         lines = body.lines
         if persistent:
             header = f"for block in range({block}, {row_blocks}, {s.programs}):"
@@ -136,9 +142,18 @@ class _Nest:
         arguments = [*(self.names[b] for b in buffers), *(f"{n}: tl.constexpr" for n in constexprs)]
         head = [f"def {self.function}({', '.join(arguments)}):", *(f"    # {x}" for x in _covers(nest))]
         source = "\n".join(["@triton.jit", *head, *(f"    {x}" if x else "" for x in lines)])
-        grid = s.programs if persistent else row_blocks * col_blocks
+        grid = s.programs if persistent else row_blocks * col_blocks * parts
         options = {"num_warps": s.num_warps, "num_stages": s.num_stages}
         return Kernel(self.function, source, buffers, constexprs, grid, options, tuple(printer.helpers))
+
+    def _spreads(self) -> bool:
+        """Whether a walk that only stores is longer than one step."""
+        if not self.tiling.combines:
+            return False
+        return any(
+            divisible(p, self.nest) and math.prod(self.nest.extent(a) for a in p.cols) > self.schedule.cols
+            for p in passes_of(self.nest, self.tiling)
+        )
 
     def _check(self) -> None:
         for s in self.nest.body:

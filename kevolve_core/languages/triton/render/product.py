@@ -34,8 +34,8 @@ __all__ = ["ProductSchedule", "print_product", "product_schedule", "split_steps"
 
 
 #: Variables of every kernel of a contraction.
-_WORDS = ("acc", "batch", "block", "chunk", "depth", "depth_mask", "first", "height", "part", "partial", "stop",
-          "tile")  # fmt: skip
+_WORDS = ("acc", "batch", "block", "chunk", "depth", "depth_mask", "first", "height", "part", "partial",
+          "stop", "tile")  # fmt: skip
 
 
 @frozen
@@ -79,7 +79,7 @@ def product_schedule(c: Contraction, point: Mapping[str, Any]) -> ProductSchedul
     )
 
 
-_FIELDS = tuple(a.name for a in ProductSchedule.__attrs_attrs__)  # type: ignore[attr-defined]
+_FIELDS = tuple(a.name for a in ProductSchedule.__attrs_attrs__)
 
 
 def split_steps(call: LibraryCall, c: Contraction, split: int, program: Program) -> tuple[Buffer, LoopNest]:
@@ -92,6 +92,9 @@ def split_steps(call: LibraryCall, c: Contraction, split: int, program: Program)
     load = Load(partial.name, (Index("part"), c.flat), "float32")
     total = Reduce(f"{c.output}_total", "sum", load, ("part",), "float32", "float32")
     value: Expr = Var(total.name, "float32")
+    if c.added is not None:
+        bias: Expr = c.added if c.added.dtype == "float32" else Op("cast", (c.added,), "float32")
+        value = Op("add", (value, bias), "float32")
     if whole.dtype != "float32":
         value = Op("cast", (value,), whole.dtype)
 
@@ -125,12 +128,14 @@ def print_product(
     """The kernel of ``c`` followed by ``nest``, which reads its output over its axes (`plain_nest`,
     `fused_nest`); with ``split`` over 1, `partial_nest`."""
     batch, m, n, k = c.sizes
-    reads = sorted({c.left.buffer, c.right.buffer, *(nest.reads() - {c.output})})
+    added = c.added if c.added is not None and s.split == 1 else None
+    extra = {added.buffer} if added is not None else set()
+    reads = sorted({c.left.buffer, c.right.buffer, *extra, *(nest.reads() - {c.output})})
     writes = nest.writes()
     arguments = (*(b for b in reads if b not in writes), *writes)
     variables = Names([*taken, *(names[b] for b in arguments), *_WORDS])
     flat = dict(buffers)
-    for load in (c.left, c.right):
+    for load in (c.left, c.right, *((added,) if added is not None else ())):
         b = buffers[load.buffer]
         span = 1 + sum((x - 1) * abs(y) for x, y in zip(b.shape, b.stride, strict=True))
         flat[load.buffer] = Buffer(b.name, (span,), b.dtype, b.role)
@@ -156,6 +161,10 @@ def print_product(
     body.lines.append("acc = tl.zeros([ROWS, COLS], tl.float32)")
     _depth_loop(body, c, s, left, right, k)
     end.frame = Frame(c.cols, "col", col_mask)
+    if added is not None:
+        bias = side(added, c.cols, "col", col_mask)
+        bias.raw = False
+        body.lines.append(f"acc += {bias.value(added, body).source}")
     end.held = {c.output: Text("acc", "float32", frozenset("RC"), True)}
     statements = {x.name: x for x in nest.body if not isinstance(x, Store)}
     end.counts = uses([e for x in nest.body if isinstance(x, Store) for e in expressions(x)], statements)
@@ -198,7 +207,8 @@ def _place(body: Scope, c: Contraction, s: ProductSchedule, wide: bool) -> None:
     group = min(s.group, row_tiles)
     if col_tiles == 1 or row_tiles == 1 or group == 1:
         across = f"tile % {col_tiles}" if col_tiles > 1 else "0"
-        down = f"tile // {col_tiles}" if row_tiles > 1 else "0"
+        down = f"tile // {col_tiles}" if col_tiles > 1 else "tile"
+        down = down if row_tiles > 1 else "0"
     else:
         lines.append(f"first = tile // {group * col_tiles} * {group}")
         lines.append(f"height = min({row_tiles} - first, {group})")
@@ -224,10 +234,12 @@ def _depth_loop(
 ) -> None:
     """Walk the depth, a tile of both operands a step."""
     step = Scope(body)
-    masked = bool(k % s.depth) or s.split > 1
+    length = -(-k // s.split // s.depth) * s.depth
+    even = s.split > 1 and length * s.split == k
+    masked = bool(k % s.depth) or (s.split > 1 and not even)
     step.lines.append("depth = start + tl.arange(0, DEPTH)")
     if masked:
-        step.lines.append(f"depth_mask = depth < {k if s.split == 1 else 'stop'}")
+        step.lines.append(f"depth_mask = depth < {'stop' if s.split > 1 else k}")
     one = _side(step, c.left, left, c.depth, "[None, :]", masked, "[ROWS, DEPTH]")
     other = _side(step, c.right, right, c.depth, "[:, None]", masked, "[DEPTH, COLS]")
     options = f', input_precision="{s.precision}"' if c.left.dtype == "float32" else ""
@@ -235,8 +247,8 @@ def _depth_loop(
     step.lines.append(f"{into} = tl.dot({one}, {other}, {into}{options})")
     first, stop = "0", str(k)
     if s.split > 1:
-        length = -(-k // s.split // s.depth) * s.depth
-        body.lines.append(f"stop = min(part * {length} + {length}, {k})")
+        end = f"part * {length} + {length}"
+        body.lines.append(f"stop = {end if even else f'min({end}, {k})'}")
         first, stop = f"part * {length}", "stop"
     if not s.chunk:
         body.block(f"for start in range({first}, {stop}, DEPTH):", step)

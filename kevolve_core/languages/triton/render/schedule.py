@@ -26,7 +26,10 @@ class NestSchedule:
         num_stages: depth of software pipelining.
         programs: programs of a persistent grid, each taking rows in turn; 0 for one program a tile.
         accumulate: ``fp32`` or ``fp64``: type of float32 sums.
-        online: take a maximum and the sum of exponentials by it in one walk.
+        spread: programs a row, that divide among them the columns of walks which only store; each repeats the
+            reductions before.
+        online: take a maximum and the sum of exponentials by it in one walk, and a mean and the squares about
+            it.
     """
 
     rows: int = 1
@@ -35,19 +38,21 @@ class NestSchedule:
     num_stages: int = 2
     programs: int = 0
     accumulate: str = "fp32"
+    spread: int = 1
     online: bool = True
+
+
+#: Choices that need no cutting.
+_PLAIN = ("num_warps", "num_stages", "programs", "accumulate", "spread", "online")
 
 
 def resolve(tiling: Tiling, point: Mapping[str, Any], default: NestSchedule) -> NestSchedule:
     """``point`` over ``default``, cut to what ``tiling`` has: a genome of another case stays legal."""
-    known = {
-        k: point[k] for k in ("num_warps", "num_stages", "programs", "accumulate", "online") if k in point
-    }
+    values = {k: point.get(k, getattr(default, k)) for k in _PLAIN}
     rows = min(int(point.get("rows", default.rows)), power_of_two(tiling.row_count))
     cols = min(int(point.get("cols", default.cols)) or MAX_TILE, power_of_two(tiling.col_count))
     while rows * cols > MAX_TILE and rows > 1:
         rows //= 2
     while rows * cols > MAX_TILE:
         cols //= 2
-    values = {k: getattr(default, k) for k in ("num_warps", "num_stages", "programs", "accumulate", "online")}
-    return NestSchedule(rows=rows, cols=cols, **{**values, **known})
+    return NestSchedule(rows=rows, cols=cols, **values)

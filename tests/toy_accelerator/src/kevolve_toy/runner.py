@@ -1,13 +1,11 @@
-"""Device memory and a queue of launches, which the device works off when it is waited for."""
+"""The device in a worker process: memory that PyTorch does not know, and programs that run on it."""
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-import weakref
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +15,14 @@ import torch
 from attrs import define
 
 from kevolve_core.errors import UnsupportedError
+from kevolve_core.isolate.tensors import unflatten
 from kevolve_core.model import Artifact
 from kevolve_toy.machine import DTYPES, FREQUENCY, MEMORY, run
 
 
 @define(eq=False)
 class ToyBuffer:
-    """Memory of the device, opaque to everybody else: a flat array and how a tensor lies in it."""
+    """A flat array of device memory, and how a tensor lies in it."""
 
     flat: Any
     shape: tuple[int, ...]
@@ -35,96 +34,65 @@ class ToyRunner:
     """See `kevolve_core.interfaces.Runner`."""
 
     def __init__(self) -> None:
-        self._queue: list[Callable[[], None]] = []
-        self._totals: dict[str, float] = dict.fromkeys(
-            ("bytes_read", "bytes_written", "launches", "cycles"), 0.0
-        )
-        self._free: dict[int, list[Any]] = defaultdict(list)  # memory that was given back, by size
+        self.totals: Counter[str] = Counter()
 
     def open(self, workdir: Path) -> None:
-        del workdir
+        """There is no device to acquire."""
 
     def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
-        del candidate_dir
-        program = json.loads(Path(next(iter(artifact.binaries.values()))).read_text())
+        program = json.loads(Path(artifact.binaries["kernel.toy"]).read_text())
         return SimpleNamespace(**{program["entry"]: ToyProgram(self, program)})
 
-    def allocate(
-        self, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...] | None = None
-    ) -> ToyBuffer:
-        strides = torch.empty(shape, device="meta").stride() if strides is None else strides
-        extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if math.prod(shape) else 0
-        nbytes = extent * DTYPES[dtype]
-        if nbytes > MEMORY:
-            raise MemoryError(f"{nbytes} bytes on a device of {MEMORY}")
-        raw = self._free[nbytes].pop() if self._free[nbytes] else np.full(nbytes, 0xFF, np.uint8)
-        buffer = ToyBuffer(raw.view(dtype), shape, strides)
-        weakref.finalize(buffer, self._free[nbytes].append, raw)
-        return buffer
+    def allocate(self, dtype: str, elements: int) -> Any:
+        if elements * DTYPES[dtype] > MEMORY:
+            raise MemoryError(f"{elements} elements of {dtype} on a device of {MEMORY} bytes")
+        return np.full(elements * DTYPES[dtype], 0xFF, np.uint8).view(dtype)  # NaN until it is written
 
     def upload(self, tensor: Any, *, guarded: bool = False) -> ToyBuffer:
-        del guarded  # every access is checked
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype, shape, strides = str(tensor.dtype).removeprefix("torch."), tensor.shape, tensor.stride()
         if dtype not in DTYPES:
             raise UnsupportedError("the toy has no such element type", got=dtype, mend=", ".join(DTYPES))
-        buffer = self.allocate(dtype, tuple(tensor.shape), tensor.stride())
-        if tensor.numel():
-            buffer.flat[:] = tensor.detach().as_strided((buffer.flat.size,), (1,)).numpy()
+        extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if tensor.numel() else 0
+        buffer = ToyBuffer(self.allocate(dtype, extent), tuple(shape), strides)
+        buffer.flat[:] = tensor.detach().as_strided((extent,), (1,)).numpy()
         return buffer
 
     def download(self, buffer: ToyBuffer) -> Any:
-        self.synchronize()
-        if not math.prod(buffer.shape):
-            return torch.empty(buffer.shape, dtype=getattr(torch, str(buffer.flat.dtype)))
-        flat = torch.from_numpy(buffer.flat.copy())
-        return flat.as_strided(buffer.shape, buffer.strides, buffer.offset)
+        return torch.from_numpy(buffer.flat.copy()).as_strided(buffer.shape, buffer.strides, buffer.offset)
 
     def to_device(self, module: Any) -> Any:
-        return module  # PyTorch does not know this device: its modules stay where they are
+        return module  # PyTorch's modules stay where they are
 
     def launch(self, kernel: dict[str, Any], memory: dict[str, Any]) -> None:
-        def work() -> None:
-            for name, value in run(kernel, memory).items():
-                self._totals[name] += value
-
-        self._queue.append(work)
+        self.totals.update(run(kernel, memory))
 
     def synchronize(self) -> None:
-        waiting, self._queue = self._queue, []
-        for work in waiting:
-            work()
+        """A launch returns when its work has ended."""
 
-    def timestamp(self) -> dict[str, float]:
-        mark: dict[str, float] = {}
-        self._queue.append(lambda: mark.update(cycles=self._totals["cycles"]))
-        return mark
+    def timestamp(self) -> float:
+        return float(self.totals["cycles"])
 
-    def elapsed(self, start: dict[str, float], end: dict[str, float]) -> float:
-        return (end["cycles"] - start["cycles"]) / FREQUENCY
+    def elapsed(self, start: float, end: float) -> float:
+        return (end - start) / FREQUENCY
 
     def flush_cache(self) -> None:
         """There is no cache."""
 
     def poison(self, nbytes: int) -> None:
-        del nbytes  # all of it
-        for blocks in self._free.values():
-            for block in blocks:
-                block[:] = 0xFF
+        """New memory is full of NaN already."""
 
     def counters(self) -> Mapping[str, float]:
-        self.synchronize()
-        return dict(self._totals)
+        return dict(self.totals)
 
     def foreign_activity(self) -> str:
         return ""
 
     def reset(self) -> None:
-        self._queue.clear()
-        self._free.clear()
+        """Nothing is kept of a program."""
 
 
 class ToyProgram:
-    """A loaded program: called with buffers and scalars, it queues its kernels and returns new buffers."""
+    """A loaded program: called with buffers, it launches its kernels and returns new buffers."""
 
     def __init__(self, runner: ToyRunner, program: dict[str, Any]) -> None:
         self._runner, self._program, self._weights = runner, program, dict[str, ToyBuffer]()
@@ -133,29 +101,13 @@ class ToyProgram:
         self._weights = dict(weights)
 
     def __call__(self, *arguments: Any) -> Any:
-        made: dict[str, ToyBuffer] = {}
-        for name, (role, source, dtype, shape) in self._program["buffers"].items():
-            if role == "input":
-                made[name] = arguments[int(source)]
-            elif role == "param":
-                made[name] = self._weights[source]
-            else:
-                made[name] = self._runner.allocate(dtype, tuple(shape))
-        memory = {name: buffer.flat for name, buffer in made.items()}
+        memory = {}
+        for name, role, source, dtype, shape in self._program["buffers"]:
+            given = arguments[int(source)] if role == "input" else self._weights.get(source)
+            memory[name] = given.flat if given else self._runner.allocate(dtype, math.prod(shape))
         for kernel in self._program["kernels"]:
             self._runner.launch(kernel, memory)
         leaves = [
-            ToyBuffer(made[name].flat, tuple(shape), tuple(strides), offset)
-            if (tuple(shape), offset) != (made[name].shape, 0)
-            else made[name]
-            for name, offset, shape, strides in self._program["outputs"]
+            ToyBuffer(memory[name], tuple(n), tuple(s), at) for name, n, s, at in self._program["leaves"]
         ]
-        return _built(ast.literal_eval(self._program["structure"]), leaves)
-
-
-def _built(structure: Any, leaves: list[ToyBuffer]) -> Any:
-    if isinstance(structure, int):
-        return leaves[structure]
-    if isinstance(structure, dict):
-        return {key: _built(value, leaves) for key, value in structure.items()}
-    return type(structure)(_built(value, leaves) for value in structure)
+        return unflatten(self._program["structure"], leaves)

@@ -55,6 +55,9 @@ class ToyBackend:
         del spec, device
         return (Baseline("eager", "eager", "x:y"), Baseline("torch.compile", "compiled", "x:z"))
 
+    def knowledge(self) -> Sequence[Path]:
+        return ()
+
     def standalone_loader(self, language: str) -> str:
         del language
         return ""
@@ -76,9 +79,10 @@ class ToyGenerator:
             speed = round(start + rng.uniform(-0.1, 0.2), 4)
             kind = rng.choices(("", "wrong_result", "compile_error"), (8, 1, 1))[0]
             symbol = context.spec.reference.symbol
+            text = f"SPEED, KIND = {speed}, {kind!r}\n\n\ndef {symbol}(x):\n    return x + 1\n"
             found.append(
                 Candidate(
-                    files={"kernel.py": f"def {symbol}(x):\n    return x + 1  # {speed} {kind}\n"},
+                    files={"kernel.py": text},
                     entry="kernel.py",
                     language="python",
                     symbol=symbol,

@@ -1,0 +1,157 @@
+"""Problems for the Triton renderer: what is computed, on which inputs, at which points of the spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+
+__all__ = ["LOOPED", "POINTS", "PROBLEMS", "Problem"]
+
+Inputs = Callable[[], list[torch.Tensor]]
+
+#: Points that force what a default would not do on small shapes.
+LOOPED: Mapping[str, Any] = {"rows": 1, "cols": 16}
+POINTS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "looped": LOOPED,
+    "tiled": {"rows": 4, "cols": 16, "programs": 2, "online": False},
+}
+_SMALL = {"implementation": "generated", "tile_rows": 16, "tile_cols": 16, "tile_depth": 16}
+PRODUCTS: Mapping[str, Mapping[str, Any]] = {
+    "library": {},
+    "generated": {"implementation": "generated"},
+    "persistent": {**_SMALL, "tile_programs": 3},
+    "split": {**_SMALL, "tile_split": 2},
+    "promoted": {**_SMALL, "tile_chunk": 2, "tile_precision": "bf16x6"},
+}
+
+
+@frozen
+class Problem:
+    """A function, its inputs, and the points of the schedule spaces to try."""
+
+    function: Callable[..., Any]
+    inputs: Inputs
+    points: Mapping[str, Mapping[str, Any]] = POINTS
+
+
+def _normal(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Inputs:
+    return lambda: [torch.randn(s).to(dtype) for s in shapes]
+
+
+def _special(*shape: int) -> Inputs:
+    """Rows with infinities of both signs, NaN, and nothing but minus infinity."""
+
+    def made() -> list[torch.Tensor]:
+        x = torch.randn(shape)
+        x[0, 0], x[1, 3], x[2, 5], x[3, :] = float("inf"), float("-inf"), float("nan"), float("-inf")
+        x[4, : shape[1] // 2] = float("-inf")
+        return [x]
+
+    return made
+
+
+def _module(make: Callable[[], torch.nn.Module], *shape: int) -> Problem:
+    torch.manual_seed(0)
+    return Problem(make(), _normal(shape), PRODUCTS)
+
+
+def _unary(function: Callable[..., Any], low: float = -3.0, high: float = 3.0) -> Problem:
+    return Problem(function, lambda: [torch.empty(4, 97).uniform_(low, high)], {"default": {}})
+
+
+PROBLEMS: Mapping[str, Problem] = {
+    "broadcast and transpose": Problem(lambda x, y: (x + y.t()).relu(), _normal((5, 7), (7, 5))),
+    "softmax": Problem(lambda x: F.softmax(x, -1), _normal((5, 70))),
+    "softmax over a middle dimension": Problem(lambda x: F.softmax(x, 1), _normal((3, 70, 4))),
+    "softmax of special values": Problem(lambda x: F.softmax(x, -1), _special(6, 40)),
+    "maxima of special values": Problem(lambda x: (x.amax(-1), x.amin(0), x.argmax(-1)), _special(6, 40)),
+    "layer norm": Problem(
+        lambda x, w, b: F.layer_norm(x, (70,), w, b), _normal((5, 70), (70,), (70,))
+    ),
+    "variance far from zero": Problem(
+        lambda x: torch.var(x + 1000.0, -1),
+        _normal((4, 1000)),
+        {"looped": {"rows": 2, "cols": 64, "accumulate": "fp64"}},
+    ),
+    "group norm": Problem(lambda x, w: F.silu(F.group_norm(x, 4, w)), _normal((2, 8, 3, 5), (8,))),
+    "batch statistics": Problem(
+        lambda x: F.batch_norm(x, None, None, training=True), _normal((2, 8, 3, 5))
+    ),
+    "sum of everything": Problem(torch.sum, _normal((300, 500)), {"default": {}}),
+    "ragged mean": Problem(torch.mean, _normal((70001,)), {"default": {}}),
+    "long rows": Problem(lambda x: x.sum(-1), _normal((2, 65536)), {"looped": {"rows": 1, "cols": 256}}),
+    "few rows of many results": Problem(
+        lambda x: x / x.norm(dim=-1, keepdim=True),
+        _normal((2, 5000)),
+        {"spread": {"rows": 1, "cols": 64, "spread": 16}, "uneven": {"rows": 2, "cols": 128, "spread": 3}},
+    ),
+    "cumulative sum": Problem(lambda x: torch.cumsum(x, 1), _normal((3, 70))),
+    "argmax over a middle dimension": Problem(lambda x: x.argmax(1), _normal((3, 40, 5))),
+    "cross entropy": Problem(
+        F.cross_entropy, lambda: [torch.randn(6, 40), torch.randint(0, 40, (6,))]
+    ),
+    "concatenation": Problem(lambda x, y: torch.cat([x, y], 1) * 2, _normal((6, 40), (6, 8))),
+    "padding": Problem(lambda x: F.pad(x, (1, 2, 3, 4)), _normal((6, 40))),
+    "several results": Problem(lambda x: (x.sum(-1), x.amax(-1), x.mean(), x * 2), _normal((5, 7))),
+    "half precision": Problem(
+        lambda x, y: F.softmax(x, -1) * y, _normal((5, 70), (70,), dtype=torch.float16)
+    ),
+    "bfloat16": Problem(
+        lambda x, y: F.rms_norm(x, (70,), y), _normal((5, 70), (70,), dtype=torch.bfloat16)
+    ),
+    "search": Problem(torch.searchsorted, lambda: [torch.randn(9).sort().values, torch.randn(20)]),
+    "gather": Problem(lambda t, i: t[i], lambda: [torch.randn(9, 4), torch.randint(0, 9, (20,))]),
+    "product and bools": Problem(
+        lambda x: (x.prod(-1), (x > 0).any(-1), (x > 0).all(0)), _normal((5, 7))
+    ),
+    "integers": Problem(
+        lambda x: (x * 3 // 7, x % 5, x.sum(-1), x.amax(0)), lambda: [torch.randint(-50, 50, (5, 7))]
+    ),
+    "a scalar": Problem(lambda x: (x * 2).exp(), _normal(()), {"default": {}}),
+    "no rows": Problem(lambda x: x.sum(1), _normal((0, 7)), {"default": {}}),
+    "no columns": Problem(lambda x: x.sum(1), _normal((3, 0))),
+    "strided input": Problem(lambda x: x.sum(-1), lambda: [torch.randn(7, 20)[:, ::2]]),
+    "matmul": Problem(lambda x, y: x @ y, _normal((70, 40), (40, 33)), PRODUCTS),
+    "matmul and what follows": Problem(
+        lambda x, y, b: F.gelu(x @ y.t() + b), _normal((70, 40), (50, 40), (50,)), PRODUCTS
+    ),
+    "matmul and a softmax": Problem(lambda x, y: F.softmax(x @ y, -1), _normal((20, 40), (40, 33)), PRODUCTS),
+    "batched matmul": Problem(lambda x, y: (x @ y).relu(), _normal((3, 20, 40), (3, 40, 17)), PRODUCTS),
+    "matmul in half precision": Problem(
+        lambda x, y: (x @ y).relu(), _normal((20, 40), (40, 17), dtype=torch.float16), PRODUCTS
+    ),
+    "matmul in bfloat16": Problem(
+        lambda x, y: (x @ y).relu(), _normal((20, 40), (40, 17), dtype=torch.bfloat16), PRODUCTS
+    ),
+    "convolution": _module(lambda: torch.nn.Conv2d(3, 8, 3, padding=1, stride=2), 2, 3, 9, 11),
+    "grouped convolution and what follows": _module(
+        lambda: torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, groups=2, dilation=2), torch.nn.SiLU()),
+        2, 4, 9, 11,
+    ),
+    "convolution in one dimension": _module(lambda: torch.nn.Conv1d(4, 8, 3), 2, 4, 9),
+    "convolution in three dimensions": _module(
+        lambda: torch.nn.Conv3d(2, 4, (1, 2, 3), padding=(0, 1, 1), bias=False), 2, 2, 5, 6, 7
+    ),
+    "depthwise convolution": _module(lambda: torch.nn.Conv2d(6, 6, 3, groups=6), 2, 6, 9, 11),
+    "exp": _unary(torch.exp, -80.0, 80.0),
+    "expm1 and log1p": _unary(lambda x: (torch.expm1(x), torch.log1p(x * 0.3))),
+    "tanh and sigmoid": _unary(lambda x: (torch.tanh(x), torch.sigmoid(x))),
+    "logarithms": _unary(lambda x: (torch.log(x), torch.log2(x), torch.log10(x)), 1e-3, 50.0),
+    "trigonometry": _unary(lambda x: (x.sin(), x.cos(), x.tan(), x.atan()), -1.4, 1.4),
+    "inverse functions": _unary(lambda x: (x.asin(), x.acos(), x.atanh(), x.asinh()), -1.0, 1.0),
+    "hyperbolic functions": _unary(lambda x: (x.sinh(), x.cosh(), (x.abs() + 1).acosh())),
+    "rounding": _unary(lambda x: (x.round(), x.floor(), x.ceil(), x.trunc(), x.sign()), -9.0, 9.0),
+    "error functions": _unary(lambda x: (x.erf(), x.erfc())),
+    "log of gamma": _unary(torch.lgamma, -4.5, 20.0),
+    "powers": _unary(lambda x: (x.abs() ** 1.7, x**3, 2.0**x, x.abs().sqrt(), x.abs().rsqrt())),
+    "remainders": Problem(
+        lambda x, y: (x % y, torch.fmod(x, y), torch.floor_divide(x, y), torch.atan2(x, y)),
+        _normal((4, 97), (4, 97)),
+        {"default": {}},
+    ),
+}  # fmt: skip

@@ -1,0 +1,111 @@
+"""What generated Triton looks like, and what the renderer refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kevolve_core.evaluate.rules import check_candidate
+from kevolve_core.ir import Axis, Buffer, Const, Index, Load, LoopNest, Op, OutputRef, Program, Store
+from kevolve_core.kernelspec import Case, KernelSpec, Reference
+from kevolve_core.languages.triton import TritonRenderer
+from kevolve_core.model import Candidate
+from kevolve_core.synth.capture import capture
+from kevolve_core.synth.lower import TABLE
+from kevolve_core.synth.program import synthesise
+from kevolve_core.synth.simplify import simplified
+
+GOLDEN = Path(__file__).parent / "golden"
+GENERATED = {"implementation": "generated"}
+
+
+def program_of(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Program:
+    inputs = [torch.zeros(s) for s in shapes]
+    return synthesise(simplified(capture(function, inputs, keep=TABLE)), "main").program
+
+
+def rendered(program: Program, point: Mapping[str, Any] | None = None, kind: str = "function") -> Candidate:
+    spec = KernelSpec("example", Reference("def f(*inputs): ...", "f", kind), (Case("main"),))
+    return TritonRenderer().render(spec, [program], {s.name: point or {} for s in program.steps})
+
+
+EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Mapping[str, Any]]] = {
+    "softmax": (lambda x: F.softmax(x, -1), ((1000, 1024),), {}),
+    "softmax_looped": (lambda x: F.softmax(x, -1), ((16, 100000),), {}),
+    "group_norm": (lambda x, w: F.silu(F.group_norm(x, 8, w)), ((4, 32, 100), (32,)), {}),
+    "transposed_sum": (lambda x, y: x + y.t(), ((300, 500), (500, 300)), {}),
+    "cumsum": (lambda x: torch.cumsum(x, 1), ((64, 50000),), {}),
+    "linear_gelu": (lambda x, w, b: F.gelu(x @ w.t() + b), ((512, 384), (256, 384), (256,)), GENERATED),
+    "convolution": (
+        lambda x, w, b: F.relu(F.conv2d(x, w, b, padding=1)),
+        ((8, 16, 32, 32), (64, 16, 3, 3), (64,)),
+        GENERATED,
+    ),
+    "split_depth": (lambda x, y: x @ y, ((64, 8192), (8192, 64)), {**GENERATED, "tile_split": 8}),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_generated_source_is_what_it_was(name: str) -> None:
+    """``KEVOLVE_GOLDEN=1`` in the environment writes the files anew."""
+    import os
+
+    function, shapes, point = EXAMPLES[name]
+    text = rendered(program_of(function, *shapes), point).files["kernel.py"]
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("KEVOLVE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_generated_source_keeps_the_rules(name: str) -> None:
+    function, shapes, point = EXAMPLES[name]
+    assert check_candidate(rendered(program_of(function, *shapes), point)) == ()
+
+
+def test_rendering_is_deterministic() -> None:
+    program = program_of(lambda x: F.softmax(x, -1), (5, 70))
+    assert rendered(program).id == rendered(program).id
+
+
+def test_a_generated_product_declares_no_library_call() -> None:
+    program = program_of(lambda x, y: (x @ y).relu(), (64, 64), (64, 64))
+    assert rendered(program).libraries == ("aten::mm",)
+    assert rendered(program, GENERATED).libraries == ()
+
+
+def test_cases_have_kernels_of_their_own() -> None:
+    programs = []
+    for case, n in (("small", 8), ("large", 4096)):
+        p = synthesise(simplified(capture(torch.exp, [torch.zeros(n)], keep=TABLE)), case).program
+        programs.append(p)
+    spec = KernelSpec("two", Reference("", "f"), (Case("small"), Case("large")))
+    text = TritonRenderer().render(spec, programs, {}).files["kernel.py"]
+    assert "def k_exp_small_kernel(" in text
+    assert "def k_exp_large_kernel(" in text
+    assert text.count("def _exp(") == 1
+
+
+def test_a_tensor_beyond_two_billion_elements_is_indexed_with_64_bits() -> None:
+    n = 1 << 32
+    index = (Index("i0"),)
+    body = (Store("y", index, Op("neg", (Load("x", index, "float16"),), "float16")),)
+    nest = LoopNest("negate", (Axis("i0", n),), 1, body)
+    buffers = {
+        "x": Buffer("x", (n,), "float16", "input", source="0"),
+        "y": Buffer("y", (n,), "float16", "output"),
+    }
+    program = Program("main", buffers, (nest,), (OutputRef("y", (n,), (1,)),))
+    assert "tl.program_id(0).to(tl.int64) * COLS" in rendered(program).files["kernel.py"]
+
+
+def test_an_unknown_type_is_refused_by_name() -> None:
+    body = (Store("y", (Index("i0"),), Const(0, "complex64")),)
+    nest = LoopNest("zeros", (Axis("i0", 4),), 1, body)
+    assert TritonRenderer().supports(nest) == "Triton renderer has no dtype complex64"

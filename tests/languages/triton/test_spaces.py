@@ -1,0 +1,73 @@
+"""Schedule spaces: legal defaults, and constraints that follow the device."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kevolve_core.languages.triton import TritonFacts, schedule_space
+from kevolve_core.space import Space
+from tests.languages.triton.test_rendering import GENERATED, program_of, rendered
+
+
+def space_of(facts: TritonFacts, function: Callable[..., Any], *shapes: tuple[int, ...]) -> Space:
+    return schedule_space(program_of(function, *shapes).steps[0], facts)
+
+
+FACTS = [
+    TritonFacts(),
+    TritonFacts(processors=132, shared_bytes=227 << 10),
+    TritonFacts(processors=304, warp_size=64, shared_bytes=64 << 10, precisions=("ieee",)),
+    TritonFacts(processors=4, warp_size=32, max_threads=128, shared_bytes=16 << 10, float64=False),
+]
+STEPS = {
+    "pointwise": (torch.exp, ((1000, 333),)),
+    "scalar": (torch.exp, ((),)),
+    "rows": (lambda x: F.softmax(x, -1), ((1000, 333),)),
+    "long rows": (lambda x: F.softmax(x, -1), ((16, 1 << 18),)),
+    "columns": (lambda x: x.sum(0), ((1000, 333),)),
+    "scan": (lambda x: torch.cumsum(x, -1), ((1000, 333),)),
+    "product": (lambda x, y: x @ y, ((256, 512), (512, 128))),
+    "product and what follows": (lambda x, y: (x @ y).relu(), ((256, 512), (512, 128))),
+    "convolution": (lambda x, w: F.conv2d(x, w), ((2, 3, 9, 9), (4, 3, 3, 3))),
+}
+
+
+@pytest.mark.parametrize("facts", FACTS)
+@pytest.mark.parametrize("step", STEPS)
+def test_the_default_is_legal_and_draws_are(step: str, facts: TritonFacts) -> None:
+    function, shapes = STEPS[step]
+    space = space_of(facts, function, *shapes)
+    assert space.violated(space.default()) is None
+    rng = random.Random(0)
+    assert all(space.is_legal(space.sample(rng)) for _ in range(20))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_draw_prints(step: str) -> None:
+    function, shapes = STEPS[step]
+    program = program_of(function, *shapes)
+    space, rng = schedule_space(program.steps[0], FACTS[1]), random.Random(1)
+    texts = {rendered(program, space.sample(rng)).files["kernel.py"] for _ in range(8)}
+    assert all(compile(text, "kernel.py", "exec") for text in texts)
+
+
+def test_tiles_that_do_not_fit_on_chip_memory_are_illegal() -> None:
+    space = space_of(TritonFacts(shared_bytes=64 << 10), lambda x, y: x @ y, (512, 512), (512, 512))
+    point = {**space.default(), **GENERATED, "tile_rows": 256, "tile_cols": 128, "tile_depth": 64}
+    assert "65536 bytes of on-chip memory" in str(space.violated({**point, "tile_num_stages": 4}))
+
+
+def test_a_persistent_grid_is_offered_only_where_programs_outnumber_processors() -> None:
+    names = {p.name for p in space_of(TritonFacts(processors=64), lambda x: x.sum(-1), (32, 100)).parameters}
+    assert "programs" not in names
+
+
+def test_precision_schemes_are_those_the_target_has() -> None:
+    space = space_of(TritonFacts(precisions=("ieee", "tf32")), lambda x, y: x @ y, (64, 64), (64, 64))
+    assert {p.name: p.choices for p in space.parameters}["tile_precision"] == ("ieee", "tf32")
