@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
+from tests.double.plugin import SPEC
 from tests.e2e.conftest import Done, environment, kevolve
 from tests.registry.conftest import Site
-from tests.double.plugin import SPEC
 
 pytestmark = pytest.mark.slow
 

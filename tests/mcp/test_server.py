@@ -16,13 +16,13 @@ pytest.importorskip("mcp", reason="the official MCP package is not installed: pi
 import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from tests.toy import plugin as toy
 
 from kevolve_core.cli.app import run as kevolve
 from kevolve_core.knowledge import Page
 from kevolve_core.knowledge.experience.book import write_page
 from tests.mcp import secret_plugin
 from tests.mcp.secret_plugin import CANARY
-from tests.toy import plugin as toy
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"kernel.py": "def add_one(x):\n    return x + 1\n"}
