@@ -16,11 +16,11 @@ pytest.importorskip("mcp", reason="the official MCP package is not installed: pi
 import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from tests.double import plugin as toy
 
 from kevolve_core.cli.app import run as kevolve
 from kevolve_core.knowledge import Page
 from kevolve_core.knowledge.experience.book import write_page
+from tests.double import plugin as toy
 from tests.mcp import secret_plugin
 from tests.mcp.secret_plugin import CANARY
 
