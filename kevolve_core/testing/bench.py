@@ -181,9 +181,9 @@ class Bench:
 
     def stale(self) -> dict[str, Any]:
         """Whether a kernel that writes nothing returns the result of an earlier call from freed memory."""
-        x = self._argument("copy", 7)
         found = []
-        for _ in range(3):
+        for attempt in range(3):
+            x = self._argument("copy", attempt)  # another each time: freed inputs hold earlier answers
             copied = self._use("copy")
             held = self.runner.upload(x)  # stays: its content is the answer, too
             outputs = [copied(held) for _ in range(2)]  # a worker holds the last two, and then frees them

@@ -17,8 +17,8 @@ __all__ = ["CHECKS"]
 _STAGES = ("rules", "compile", "small")
 #: Resident bytes that a worker may reach here: what a host-side allocation is stopped by.
 _MEMORY = 6 << 30
-#: Seconds beside the time limit until a worker is replaced and has imported its libraries (estimated).
-_RESTART = 60.0
+#: Seconds beside the time limit for compiling and starting workers, on a busy machine (estimated).
+_RESTART = 300.0
 _RUN = frozenset({"compile", "run"})
 
 

@@ -64,7 +64,7 @@ def speak(home: Path, talk: Callable[[Ask], Awaitable[None]], *options: str) -> 
     server = StdioServerParameters(command=sys.executable, args=arguments, env=environment, cwd=home)
 
     async def main() -> None:
-        with anyio.fail_after(60):
+        with anyio.fail_after(300):
             async with Client(stdio_client(server)) as client:
 
                 async def ask(tool: str, **arguments: Any) -> Any:
