@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,18 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
 
 
+def stamp() -> dict[str, str]:
+    """Date and commit."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=QUESTIONS.parent,
+    )
+    return {"date": date.today().isoformat(), "commit": commit.stdout.strip()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and summary there")
@@ -145,7 +159,8 @@ def main() -> None:
             "correct": round(rows[0][f"hit@{given.k}"] * len(questions)),
             f"recall@{given.k}": rows[0][f"recall@{given.k}"],
             "pages": len(base),
-            "environment": environment(()),
+            "command": "python benchmarks/retrieval.py --json retrieval.json",
+            "environment": {**environment(("bm25s",)), **stamp()},
         }
         given.json.write_text(json.dumps({"rows": rows, "summary": summary}, indent=2) + "\n")
 

@@ -33,7 +33,8 @@ API_VERSION = (1, 0)
 CAPABILITIES: Mapping[str, str] = {
     "compile": "`Backend.compiler` builds candidates of the manifest's languages, without the device",
     "run": "`Backend.runner` runs what was built on the device, or on what stands for it",
-    "time": "the runner's `timestamp` and `elapsed` are times of the class of evidence that the manifest states",
+    "time": "the runner's `timestamp` and `elapsed` are times of the class of evidence that the manifest "
+    "states",
     "profile": "`Backend.profiler` knows a floor and explains a time",
     "counters": "the runner's `counters` count what the device did",
     "synth": "`Backend.renderers` print the loop IR, and `Backend.schedule_space` has their tunables",
@@ -139,16 +140,17 @@ class Runner(Protocol):
 
         Returns the entry module, or any object that has the candidate's symbol as an attribute: a function
         called with what `upload` returned and scalars, returning new device buffers in the reference's
-        structure; or an ``nn.Module`` class. An object (or class, constructed as the reference's is) that is no
-        ``nn.Module`` and has ``load_state_dict`` is given the reference's weights as device buffers by name.
+        structure; or an ``nn.Module`` class. An object (or class, constructed as the reference's is) that is
+        no ``nn.Module`` and has ``load_state_dict`` is given the reference's weights as device buffers by
+        name.
         Raises whatever the candidate's import raises."""
         ...
 
     def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
         """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address: a tensor
-        where PyTorch knows the device, else an object of one type of the runner's own. Raises UnsupportedError
-        for an element type that the device lacks. A ``guarded`` one is for correctness, never for timing: where the device can, a read past its end
-        faults.
+        where PyTorch knows the device, else an object of one type of the runner's own. Raises
+        UnsupportedError for an element type that the device lacks. A ``guarded`` one is for correctness,
+        never for timing: where the device can, a read past its end faults.
         """
         ...
 

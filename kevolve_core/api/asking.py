@@ -41,6 +41,7 @@ def resolve_request(
     device: str | None = None,
     base: KnowledgeBase | None = None,
     backends: Sequence[str] | None = None,
+    place: bool = True,
 ) -> Asked:
     """The specification and the place that ``text`` asks for. Nothing is guessed.
 
@@ -50,6 +51,7 @@ def resolve_request(
         backend, device: chosen by the caller beside the words; they must agree with them.
         base: knows names of targets; None opens the pages of all ready backends.
         backends: those that count; None: all.
+        place: look for a device that serves the target; without, only the specification matters.
 
     Raises:
         RequestError: something is missing or not understood; ``what`` is the question.
@@ -61,7 +63,7 @@ def resolve_request(
     languages = {language for page in base for language in page.languages}
     languages |= {language for name in names for language in registry.manifest(name).languages}
     request = understand(text, base.targets, sorted(languages))
-    if request.target:
+    if request.target and place:
         backend, device = _place(request, registry, names, base, backend, device)
     if request.language and backend is not None:
         taken = registry.manifest(backend).languages

@@ -32,11 +32,11 @@ def memory_of(mode: str, where: Place, spec: KernelSpec, generator: CodeGenerato
     from kevolve_core.knowledge import base_for  # pages are read only by runs that may use them
     from kevolve_core.knowledge.experience import Memory as Experience
 
+    learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
     base = base_for(where.registry, [where.backend_name])
     # A genome carries no taint: what is confidential starts only runs that are so by their backend.
     base = base.allowed(confidential=where.backend.manifest.confidential)
     found = Experience.of(base).warm(spec, where.device, k=_GENOMES)
-    learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
     if not found and not learns:
         return None
     return _memory(mode, tuple(dict(warm.genome) for warm in found))

@@ -25,7 +25,7 @@ from kevolve_core.isolate.tensors import describe, flatten
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device
 from kevolve_core.registry import load_backend
-from kevolve_core.serial import from_plain, to_plain
+from kevolve_core.serial import from_plain
 from kevolve_core.spec.runtime import draw_inputs, in_float64, layouts, load_reference, variants
 from kevolve_core.synth import SynthGenerator
 from kevolve_core.synth.reference import graph_of
@@ -215,14 +215,3 @@ class CheckRole:
 
 def _copies(inputs: Sequence[Any]) -> list[Any]:
     return [t.clone() if isinstance(t, torch.Tensor) else t for t in inputs]
-
-
-def config_of(ref: BackendRef, device: Device, language: str, threads: int, workdir: Path) -> dict[str, Any]:
-    """The configuration of a `CheckRole`."""
-    return {
-        "ref": to_plain(ref),
-        "device": to_plain(device),
-        "language": language,
-        "threads": threads,
-        "workdir": str(workdir),
-    }

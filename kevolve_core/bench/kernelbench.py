@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,10 +14,10 @@ from attrs import asdict, field, frozen
 
 from kevolve_core.api.evolving import evolve, resume
 from kevolve_core.api.parts import Place, place
+from kevolve_core.bench.pool import Checker, over
 from kevolve_core.bench.problems import Problem, find_problems, spec_of
 from kevolve_core.errors import ConfigError, KevolveError, StoreError, WorkerError, suggest
-from kevolve_core.interfaces import BackendRef
-from kevolve_core.isolate.process import Limits, RemoteError, WorkerProcess
+from kevolve_core.isolate.process import RemoteError
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.registry import Registry
 from kevolve_core.serial import to_plain
@@ -30,7 +27,6 @@ __all__ = ["BenchSettings", "Row", "read_rows", "run_kernelbench"]
 Row = dict[str, Any]
 #: Scales of `kevolve_core.bench.shrink.SCALES`, named here so that the command line need not import torch.
 SCALE_NAMES = ("tiny", "small", "full")
-_CHECK_LIMITS = Limits(seconds=600.0, memory_bytes=16 << 30)
 _ROWS, _SETTINGS = "rows.jsonl", "settings.json"
 
 
@@ -113,8 +109,6 @@ def run_kernelbench(
     _claim(out, settings)
     done = {r["id"] for r in read_rows(out)}
     todo = [p for p in problems if p.id not in done]
-    cores = len(os.sched_getaffinity(0))
-    count = 1 if not settings.check_only else max(1, min(jobs or cores, len(todo) or 1))
     lock = threading.Lock()
     finished = len(problems) - len(todo)
 
@@ -126,30 +120,13 @@ def run_kernelbench(
             if on_row is not None:
                 on_row(row, finished, len(problems))
 
-    with tempfile.TemporaryDirectory(prefix="kevolve-bench-") as scratch:
-        checkers = [
-            _Checker(where, settings, max(1, cores // count), Path(scratch) / str(k)) for k in range(count)
-        ]
-        queue = iter(todo)
-        stop = threading.Event()
+    def work(problem: Problem, checker: Checker) -> None:
+        row = _row(problem, checker, settings, where, out)
+        if not checker.closed:  # stopped meanwhile: what that did to the problem is no result
+            note(row)
 
-        def work(checker: _Checker) -> None:
-            while not stop.is_set():
-                with lock:
-                    problem = next(queue, None)
-                if problem is None:
-                    return
-                note(_row(problem, checker, settings, where, out))
-
-        with ThreadPoolExecutor(count) as pool:
-            futures = [pool.submit(work, c) for c in checkers]
-            try:
-                for f in futures:
-                    f.result()
-            finally:
-                stop.set()
-                for c in checkers:
-                    c.close()
+    count = min(jobs, len(todo)) if settings.check_only else 1
+    over(todo, work, where, language=settings.language, jobs=count)
     wanted = {p.id for p in problems}
     return [r for r in read_rows(out) if r["id"] in wanted]
 
@@ -176,66 +153,21 @@ def _claim(out: Path, settings: BenchSettings) -> None:
         raise StoreError("the folder cannot be written", got=error.strerror, where=str(out)) from error
 
 
-class _Checker:
-    """A checking process, replaced when it dies."""
-
-    def __init__(self, where: Place, settings: BenchSettings, threads: int, workdir: Path) -> None:
-        self._where = where
-        self._settings = settings
-        self._threads = threads
-        self._workdir = workdir
-        self._worker: WorkerProcess | None = None
-        self._closed = False
-
-    def call(self, op: str, arguments: Mapping[str, Any]) -> Any:
-        """The answer of one operation. Raises WorkerError for a crash or hang of the process."""
-        if self._closed:
-            raise WorkerError("the benchmark was stopped")
-        if self._worker is None or not self._worker.alive:
-            self._worker = self._started()
-        return self._worker.call(op, arguments, limits=_CHECK_LIMITS).value
-
-    def _started(self) -> WorkerProcess:
-        where = self._where
-        ref: BackendRef = where.registry.ref(where.backend_name)
-        environment = {
-            **where.backend.manifest.worker_environment,
-            "OMP_NUM_THREADS": str(self._threads),
-            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
-        }
-        config = {
-            "ref": to_plain(ref),
-            "device": to_plain(where.device),
-            "language": self._settings.language,
-            "threads": self._threads,
-            "workdir": str(self._workdir / "scratch"),
-        }
-        (self._workdir / "scratch").mkdir(parents=True, exist_ok=True)
-        role = "kevolve_core.bench.check:CheckRole"
-        return WorkerProcess(role, config, workdir=self._workdir, environment=environment, name="check")
-
-    def close(self) -> None:
-        self._closed = True
-        if self._worker is not None:
-            self._worker.kill()
-
-
-def _row(problem: Problem, checker: _Checker, settings: BenchSettings, where: Place, out: Path) -> Row:
+def _row(problem: Problem, checker: Checker, settings: BenchSettings, where: Place, out: Path) -> Row:
     row: Row = {"id": problem.id, "name": problem.name, "degenerate": problem.degenerate}
     try:
         source = problem.path.read_text(encoding="utf-8")
-        place_ = str(problem.path)
         if settings.scale != "full":
-            arguments = {"source": source, "scale": settings.scale, "where": place_}
+            arguments = {"source": source, "scale": settings.scale, "where": str(problem.path)}
             source = checker.call("shrink", arguments)["source"]
         spec = spec_of(problem, source)
         secret = int.from_bytes(hashlib.sha256(f"{problem.id}/{settings.seed}".encode()).digest()[:6], "big")
         found = checker.call("check", {"spec": to_plain(spec), "seed": settings.seed, "secret": secret})
         row.update(found)
+        if not settings.check_only:
+            row.update(_searched(spec, settings, where, out / "runs" / problem.id.replace("/", "_")))
     except (WorkerError, KevolveError, OSError) as error:
         row.update(correct=False, generated_correct=False, libraries=[], reason=_reason(error))
-    if not settings.check_only and not row.get("refused_reference"):
-        row.update(_searched(problem, row, settings, where, out, checker))
     return row
 
 
@@ -245,18 +177,9 @@ def _reason(error: Exception) -> str:
     return f"{getattr(error, 'kind', type(error).__name__)}: {error}"
 
 
-def _searched(
-    problem: Problem, row: Row, settings: BenchSettings, where: Place, out: Path, checker: _Checker
-) -> Row:
+def _searched(spec: KernelSpec, settings: BenchSettings, where: Place, folder: Path) -> Row:
     """What a search on the problem found: ratio to the better baseline, times, and what was delivered."""
-    del row
-    folder = out / "runs" / problem.id.replace("/", "_")
     try:
-        source = problem.path.read_text(encoding="utf-8")
-        if settings.scale != "full":
-            arguments = {"source": source, "scale": settings.scale, "where": str(problem.path)}
-            source = checker.call("shrink", arguments)["source"]
-        spec: KernelSpec = spec_of(problem, source)
         if (folder / "run.sqlite").exists():
             result = resume(folder, registry=where.registry)
         else:

@@ -16,7 +16,11 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -205,17 +209,26 @@ class _Recurrent(TorchFunctionMode):  # type: ignore[misc]
 
 def cost_of(source: str) -> Cost:
     """The cost of a problem, without running it on data. Raises whatever its code raises."""
+    namespace: dict[str, Any] = {"__name__": "kevolve_problem"}
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        namespace: dict[str, Any] = {"__name__": "kevolve_problem"}
         exec(compile(source, "<problem>", "exec"), namespace)
         inputs = namespace["get_inputs"]()
         given = namespace.get("get_init_inputs", list)()
-        model = namespace["Model"](**given) if isinstance(given, dict) else namespace["Model"](*given)
-        model.eval()
+        try:
+            model = _constructed(namespace, given)
+        except DataDependentOutputException:  # the constructor looks at values: it gets real ones
+            with unset_fake_temporarily():
+                model = _constructed(namespace, given)
         with FlopCounterMode(display=False) as flops, _Elements() as elements, _Recurrent() as recurrent:
             model(*inputs)
     held = sum(t.numel() for t in (*inputs, *model.state_dict().values()) if isinstance(t, torch.Tensor))
     return Cost(float(flops.get_total_flops()) + recurrent.flops, float(elements.count + held))
+
+
+def _constructed(namespace: Mapping[str, Any], given: Any) -> torch.nn.Module:
+    made = namespace["Model"](**given) if isinstance(given, dict) else namespace["Model"](*given)
+    assert isinstance(made, torch.nn.Module)
+    return made.eval()
 
 
 def _tried(source: str) -> Cost | None:

@@ -37,8 +37,8 @@ def export(candidate: Candidate, loader_source: str) -> str:
             `standalone_loader`). Not used by an entry that does not import `load_native`.
 
     Raises:
-        UnsupportedError: an entry that is no Python, more than one Python file, another import of Kevolve, or a name that entry and
-            loader both define.
+        UnsupportedError: an entry that is no Python, more than one Python file, another import of Kevolve,
+            or a name that entry and loader both define.
         KevolveError: the entry is not valid Python or does not define its symbol.
     """
     if not candidate.entry.endswith(".py"):

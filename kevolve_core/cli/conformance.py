@@ -32,14 +32,16 @@ _STYLES = {
     "tiers",
     type=click.IntRange(0, 2),
     multiple=True,
-    help="0 needs no hardware, 1 is a simulator, 2 a device; may be given several times. By default those that "
+    help="0 needs no hardware, 1 is a simulator, 2 a device; may be given several times. By default those "
+    "that "
     "conformance.toml claims, else 0 and the one that fits the backend.",
 )
 @click.option(
     "--expect",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="A conformance.toml of expected failures; by default that of the working directory or the backend's.",
+    help="A conformance.toml of expected failures; by default that of the working directory or the "
+    "backend's.",
 )
 @click.option(
     "--check", "only", multiple=True, metavar="ID", help="Only this check; may be given several times."

@@ -46,7 +46,7 @@ def internal(error: Exception, *, debug: bool = False) -> int:
 
 def usage(error: click.UsageError) -> int:
     """Print a mistake in the command line itself."""
-    if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2: a group without a command; its help says it
+    if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2: a group without a command
         print(error.format_message(), file=sys.stderr)
         return USER_MISTAKE
     option = getattr(error, "option_name", "")

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from kevolve_core.api.parts import as_spec, open_executor, place
+from kevolve_core.cli.ask import ask
 from kevolve_core.cli.options import backend_option, device_option, out, plugins_option, registry_of
 from kevolve_core.cli.render import grid, say
 from kevolve_core.errors import SpecError, UnknownNameError
 from kevolve_core.kernelspec import Case, KernelSpec
+from kevolve_core.spec import dump_spec
 
 __all__ = ["spec"]
 
@@ -33,7 +35,26 @@ def init(target: str, file: Path | None, force: bool) -> None:
     """
     from kevolve_core.spec.from_function import init_spec  # imports torch
 
-    text = init_spec(target)
+    _write(init_spec(target), file, force)
+
+
+@spec.command()
+@click.argument("words", nargs=-1, required=True, metavar="WORDS...")
+@click.option(
+    "-o", "--out", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to stdout."
+)
+@click.option("--force", is_flag=True, help="Replace an existing FILE.")
+@plugins_option
+def write(words: tuple[str, ...], file: Path | None, force: bool, plugins_file: Path | None) -> None:
+    """Write the specification that WORDS ask for: bf16 row-wise softmax 4096x1024.
+
+    A catalogue of common operators; what is missing or not understood is asked for.
+    """
+    asked = ask(" ".join(words), registry_of(plugins_file), None, None, place=False)
+    _write(dump_spec(asked.spec), file, force)
+
+
+def _write(text: str, file: Path | None, force: bool) -> None:
     if file is None:
         click.echo(text, nl=False)
         return

@@ -62,8 +62,8 @@ def _sides(trial: Trial, case: Case) -> list[Contender]:
 
 
 def _kernel(trial: Trial, name: str, seed: Candidate, case: Case) -> Contender | None:
-    """A kernel (the user's, or what stands in for a baseline) as a baseline, in a worker of its own; None where
-    it does not build or is wrong, which its own evaluation as a candidate records."""
+    """A kernel (the user's, or what stands in for a baseline) as a baseline, in a worker of its own; None
+    where it does not build or is wrong, which its own evaluation as a candidate records."""
     broken: set[str] = trial.memory.setdefault("broken_seeds", set())
     checked: set[tuple[str, str]] = trial.memory.setdefault("checked_seeds", set())
     if seed.id in broken:

@@ -297,8 +297,8 @@ class LibraryCall:
     tensors: a buffer a result, empty where nothing reads it; ``output`` is then the first that is read.
 
     With ``repeat`` above 0 call and epilogue are one step of a recurrence: they run ``repeat`` times, in
-    order. At time ``t`` operand ``k`` lies ``t * advance[k]`` elements further, and the epilogue runs at point
-    ``t`` of its first axis only (whose extent is ``repeat``); it may read what it wrote at times before.
+    order. At time ``t`` operand ``k`` lies ``t * advance[k]`` elements further, and the epilogue runs at
+    point ``t`` of its first axis only (whose extent is ``repeat``); it may read what it wrote before.
     ``output`` is the same buffer every time.
     """
 

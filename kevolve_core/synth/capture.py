@@ -7,7 +7,8 @@ operators are decomposed, and operators that lowering does not know are decompos
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from kevolve_core.errors import CaptureError
+from kevolve_core.synth.attention import DECOMPOSITIONS
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType
 from kevolve_core.synth.recurrent import OPERATORS, layer
 
@@ -60,16 +62,19 @@ def capture(
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     example = [_fake_input(fake, value, where) for value in inputs]
     tensors = [v for v in example if isinstance(v, torch.Tensor)]
-    state = _state(call)
+    own = _own_tensors(call)
+    state = {**_state(call), **own}
     fakes = {name: fake.from_tensor(value.detach()) for name, value in state.items()}
     structure: list[Any] = []
 
     def flat(parameters: Mapping[str, torch.Tensor], *given: torch.Tensor) -> list[Any]:
         rest = iter(given)
         args = [next(rest) if isinstance(v, torch.Tensor) else v for v in example]
-        with tracer:
+        held = {name: parameters[name] for name in own}
+        with tracer, _holding(call, held):
             if isinstance(call, torch.nn.Module):
-                result = torch.func.functional_call(call, dict(parameters), tuple(args))
+                weights = {name: value for name, value in parameters.items() if name not in own}
+                result = torch.func.functional_call(call, weights, tuple(args))
             else:
                 result = call(*args)
         leaves, spec = pytree.tree_flatten(result)
@@ -88,7 +93,48 @@ def capture(
         raise
     except Exception as error:
         raise _capture_error(error, tracer, where) from error
+    _drop_overwritten(traced)
     return _converted(traced, state, module if module is not None else call, inputs, structure[0], where)
+
+
+def _own_tensors(call: Any) -> dict[str, torch.Tensor]:
+    """Plain tensors that modules keep as attributes, by ``<module>:<attribute>``."""
+    modules = dict(call.named_modules()) if isinstance(call, torch.nn.Module) else {}
+    return {
+        f"{path}:{name}": value
+        for path, m in modules.items()
+        for name, value in m.__dict__.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+@contextmanager
+def _holding(call: Any, held: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """``held`` in place of `_own_tensors` while a module is traced, and afterwards what was there: a
+    reference may write into them, or put results of its call there."""
+    modules = dict(call.named_modules()) if isinstance(call, torch.nn.Module) else {}
+    before = [(m, dict(m.__dict__)) for m in modules.values()]
+    for key, value in held.items():
+        path, _, name = key.rpartition(":")
+        modules[path].__dict__[name] = value
+    try:
+        yield
+    finally:
+        for m, attributes in before:
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+
+
+def _drop_overwritten(traced: torch.fx.GraphModule) -> None:
+    """A tensor that another of its type is copied over is that other one: what it held does not matter."""
+    for n in traced.graph.nodes:
+        if n.target is torch.ops.aten.copy_.default and n.args[0].op == "placeholder" and not n.users:
+            traced.graph.erase_node(n)  # what is left in an argument is no result
+        elif n.target is torch.ops.aten.copy.default:
+            old, new = (a.meta["val"] for a in n.args[:2])
+            if (old.shape, old.dtype, old.stride()) == (new.shape, new.dtype, new.stride()):
+                n.replace_all_uses_with(n.args[1])
+    traced.graph.eliminate_dead_code()
 
 
 def _mutates(traced: torch.fx.GraphModule) -> bool:
@@ -143,9 +189,16 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _decompositions(keep: frozenset[str]) -> dict[Any, Callable[..., Any]]:
-    from torch._decomp import core_aten_decompositions
+    from torch._decomp import core_aten_decompositions, get_decompositions
 
-    return {op: f for op, f in core_aten_decompositions().items() if str(op) not in keep}
+    aten = torch.ops.aten
+    more = get_decompositions(
+        [aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d, aten.upsample_bicubic2d,
+         aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.grid_sampler_2d,
+         aten._trilinear]
+    )  # fmt: skip
+    table = {**core_aten_decompositions(), **more, **DECOMPOSITIONS}
+    return {op: f for op, f in table.items() if str(op) not in keep}
 
 
 class _Lines(TorchFunctionMode):  # type: ignore[misc]
@@ -280,6 +333,9 @@ def _converted(
         name = n.name
         if n.op == "placeholder":
             if count < len(states):
+                if ":" in states[count][0] and not n.users:  # a plain tensor that is only written to
+                    count += 1
+                    continue
                 node = _attribute(f"p_{count}", states[count][1], key_of)
             else:
                 position = positions[count - len(states)]

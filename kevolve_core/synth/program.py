@@ -59,6 +59,7 @@ class Synthesised:
     edges: tuple[tuple[str, str], ...]
     shared: tuple[str, ...]
     opaque: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()  # every pointwise definition that the result depends on
 
 
 def synthesise(graph: Graph, case: str = "", partition: Partition | None = None) -> Synthesised:
@@ -93,7 +94,9 @@ class _Assembler:
         required |= self._library_bases()
         self.search_rows = {d.row for d in lowering.defs.values() if d.kind == "search"}
         required |= {
-            n for n in self.partition.stored if n in lowering.defs and lowering.defs[n].kind == "point"
+            n
+            for n in (*self.partition.stored, *lowering.stored)
+            if n in lowering.defs and lowering.defs[n].kind == "point"
         }
         fusion = self._fused(required)
         groups = fusion.groups()
@@ -102,7 +105,10 @@ class _Assembler:
         buffers = self._buffers(steps)
         outputs = tuple(self._output_ref(base, v) for base, v in values)
         program = Program(self.case, buffers, tuple(steps), outputs, self.lowered.structure)
-        return Synthesised(program, tuple(fusion.fused_edges), self._shared(fusion), self.lowered.opaque)
+        live = self._live()
+        points = tuple(n for n, d in lowering.defs.items() if d.kind == "point" and n in live)
+        edges = tuple(fusion.fused_edges)
+        return Synthesised(program, edges, self._shared(fusion), self.lowered.opaque, points)
 
     # --- what lies in memory --------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
-from kevolve_core.ir import Axis, Const, Expr, Index, Load, LoopNest, Op, Statement, Store
+from kevolve_core.ir import Axis, Expr, Index, Load, LoopNest, Op, Statement, Store
 from kevolve_core.synth.index import ZERO, integer
 from kevolve_core.synth.lower.core import TABLE, Lowering, Value, cast, wide
 
@@ -29,13 +29,13 @@ for _name in ("gru", "rnn_tanh", "rnn_relu"):
     _LIBRARY.define(f"{_name}(Tensor gates, Tensor weight, Tensor? bias, Tensor h) -> Tensor")
 
 
-def _states(gates: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+def _states(gates: torch.Tensor, _weight: Any, _bias: Any, h: torch.Tensor) -> torch.Tensor:
     return gates.new_empty((gates.shape[0] + 1, *h.shape))
 
 
-_LIBRARY.impl("lstm", lambda g, w, b, h, c: (_states(g, h), _states(g, c)), "Meta")
+_LIBRARY.impl("lstm", lambda g, w, b, h, c: (_states(g, w, b, h), _states(g, w, b, c)), "Meta")
 for _name in ("gru", "rnn_tanh", "rnn_relu"):
-    _LIBRARY.impl(_name, lambda g, w, b, h: _states(g, h), "Meta")
+    _LIBRARY.impl(_name, _states, "Meta")
 
 
 def layer(
@@ -105,8 +105,8 @@ Reader = Callable[[str, Sequence[Expr]], Expr]
 
 @frozen
 class Cell:
-    """The nests of one recurrence: ``first`` puts the initial state in place; ``step`` computes a step a point
-    of its first axis, from the product of the state before and the weights."""
+    """The nests of one recurrence: ``first`` puts the initial state in place; ``step`` computes a step a
+    point of its first axis, from the product of the state before and the weights."""
 
     first: LoopNest
     step: LoopNest
@@ -171,7 +171,7 @@ def cell_of(
     elif name == "gru":
         r, z = (one("sigmoid", add(given(k), carried(k))) for k in range(2))
         n = one("tanh", add(given(2), mul(r, carried(2))))
-        h = add(mul(Op("sub", (Const(1.0, compute), z), compute), n), mul(z, state(0, t)))
+        h = add(n, mul(z, Op("sub", (state(0, t), n), compute)))  # as ATen's cell rounds
         body = [Store(states[0], (after, b, j), cast(h, dtype))]
     else:
         h = one("tanh" if name == "rnn_tanh" else "relu", add(given(0), carried(0)))

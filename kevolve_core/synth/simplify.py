@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
+
+from attrs import evolve
 
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, references, replace_refs
 
@@ -24,6 +27,7 @@ _EXACT_WIDENING = {
     "bfloat16": {"float32", "float64"},
     "float32": {"float64"},
 }
+_SCANS = frozenset(["aten.cumsum.default", "aten.cumprod.default"])
 _TO_COPY = "aten._to_copy.default"
 
 
@@ -108,11 +112,55 @@ def _cast_source(n: Node, nodes: dict[str, Node]) -> Node | None:
     return nodes[n.args[0].name]
 
 
+def cat_prefixes(graph: Graph) -> Graph:
+    """A concatenation whose first tensors are those of an earlier one appends to that one: dense blocks
+    concatenate all features so far once a layer."""
+    earlier: dict[tuple[str, Any], str] = {}
+    kept: list[Node] = []
+    for n in graph.nodes:
+        if n.op == "aten.cat.default" and all(isinstance(r, Ref) for r in n.args[0]):
+            dim = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", 0)
+            names = tuple(r.name for r in n.args[0])
+            for k in range(len(names) - 1, 1, -1):
+                if (found := earlier.get((repr(names[:k]), dim))) is not None:
+                    n = evolve(n, args=((Ref(found), *n.args[0][k:]), dim), kwargs={})
+                    break
+            earlier.setdefault((repr(names), dim), n.name)
+        kept.append(n)
+    return graph.replaced({}, tuple(kept))
+
+
+def reverse_scans(graph: Graph) -> Graph:
+    """Running sums and products of a flipped tensor, flipped back, run from the far end."""
+    nodes = {n.name: n for n in graph.nodes}
+    kept: list[Node] = []
+    for n in graph.nodes:
+        scan = _argument(n, nodes) if n.op == "aten.flip.default" else None
+        flip = _argument(scan, nodes) if scan is not None and scan.op in _SCANS and not scan.kwargs else None
+        if scan is not None and flip is not None and flip.op == "aten.flip.default":
+            rank = max(1, len(scan.tensor.shape))
+            dims = [d % rank for d in n.args[1]]
+            if dims == [d % rank for d in flip.args[1]] == [scan.args[1] % rank]:
+                n = Node(
+                    n.name, scan.op, (flip.args[0], scan.args[1]), {"reverse": True}, n.type, line=n.line
+                )
+        kept.append(n)
+        nodes[n.name] = n
+    return graph.replaced({}, tuple(kept))
+
+
+def _argument(n: Node | None, nodes: dict[str, Node]) -> Node | None:
+    first = n.args[0] if n is not None and n.args else None
+    return nodes.get(first.name) if isinstance(first, Ref) else None
+
+
 #: name -> rewrite, in the order they are applied.
 REWRITES: dict[str, Callable[[Graph], Graph]] = {
     "identities": identities,
     "casts": casts,
     "common_subexpressions": common_subexpressions,
+    "cat_prefixes": cat_prefixes,
+    "reverse_scans": reverse_scans,
     "dead_code": dead_code,
 }
 

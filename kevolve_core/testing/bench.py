@@ -1,4 +1,5 @@
-"""Device primitives under the kit's hands: a runner in a confined worker process, with the good probes loaded.
+"""Device primitives under the kit's hands: a runner in a confined worker process, with the good probes
+loaded.
 
 What may crash, hang or exhaust memory goes through the evaluator instead (`kevolve_core.testing.containing`).
 """
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from kevolve_core.errors import UnsupportedError
+from kevolve_core.evaluate.lifted import Lifted
 from kevolve_core.evaluate.lock import cache_root
 from kevolve_core.interfaces import Backend, BackendRef, Manifest
 from kevolve_core.isolate import sandbox
@@ -33,7 +35,8 @@ _SECONDS = 120.0  # limit of one operation, beside the queue (estimated)
 
 
 class Bench:
-    """A runner and the probes that were handed to it; one of them is loaded at a time, as in the evaluator."""
+    """A runner and the probes that were handed to it; one of them is loaded at a time, as in the
+    evaluator."""
 
     def __init__(self, backend: Backend, device: Device, workdir: Path) -> None:
         self.runner = backend.runner(device)
@@ -93,7 +96,8 @@ class Bench:
         return wrong
 
     def round_trips(self, dtypes: Sequence[str], shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Upload and download of every dtype, shape and layout: what came back changed, what is unsupported."""
+        """Upload and download of every dtype, shape and layout: what came back changed, what is
+        unsupported."""
         wrong: list[str] = []
         unsupported: list[str] = []
         aliased: list[str] = []
@@ -139,8 +143,9 @@ class Bench:
         return {"device": device, "wall": wall}
 
     def pending(self, key: str, rounds: int) -> dict[str, float]:
-        """What was left to do after `synchronize`: medians of the time it reports for a call (``reported``), of
-        a call that is ended by a download instead (``forced``), and of that download alone (``transfer``)."""
+        """What was left to do after `synchronize`: medians of the time it reports for a call (``reported``),
+        of a call that is ended by a download instead (``forced``), and of that download alone
+        (``transfer``)."""
         runner = self.runner
         seen: dict[str, list[float]] = {
             "reported": [],
@@ -176,24 +181,25 @@ class Bench:
 
     def stale(self) -> dict[str, Any]:
         """Whether a kernel that writes nothing returns the result of an earlier call from freed memory."""
-        x = self._argument("copy", 7)
         found = []
         for attempt in range(3):
-            _, _, output = self._call("copy", 7, flush=False)
-            del output
-            self._use("empty")
+            x = self._argument("copy", attempt)  # another each time: freed inputs hold earlier answers
+            copied = self._use("copy")
+            held = self.runner.upload(x)  # stays: its content is the answer, too
+            outputs = [copied(held) for _ in range(2)]  # a worker holds the last two, and then frees them
+            self.runner.synchronize()
+            del outputs, copied
+            empty = self._use("empty")
             gc.collect()
             buffer = self.runner.upload(torch.zeros_like(x))
             self.runner.poison(x.numel() * x.element_size())
             self.runner.synchronize()
-            empty = self._program
-            assert empty is not None
             output = empty(buffer)
             self.runner.synchronize()
             got = self.runner.download(output)
             same = isinstance(got, torch.Tensor) and got.shape == x.shape
             found.append(float((got == x).double().mean()) if same else 0.0)
-            del output, buffer, attempt
+            del output, buffer, held, got
         return {"share": max(found)}
 
     def growth(self, repeats: int) -> dict[str, float]:
@@ -274,9 +280,9 @@ def _record_writes(written: dict[str, None]) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         paths: tuple[Any, ...] = ()
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            paths = arguments[:1]
-        elif event in ("os.mkdir", "os.truncate"):
+        if (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ) or event in ("os.mkdir", "os.truncate"):
             paths = arguments[:1]
         elif event in ("os.rename", "os.link", "os.symlink"):
             paths = arguments[1:2]
@@ -290,12 +296,15 @@ def _record_writes(written: dict[str, None]) -> None:
 class BenchRole:
     """`Bench` as the role of a worker process."""
 
-    def __init__(self, ref: Any, device: Any, workdir: str, grants: Sequence[str]) -> None:
+    def __init__(
+        self, ref: Any, device: Any, workdir: str, grants: Sequence[str], narrowed: str = ""
+    ) -> None:
         self._written: dict[str, None] = {}
         _record_writes(self._written)
         backend = load_backend(from_plain(BackendRef, ref))
         self._bench = Bench(backend, from_plain(Device, device), Path(workdir))
-        sandbox.confine(network="network" in grants, write="write" in grants)
+        refused = sandbox.confine(network="network" in grants, write="write" in grants)
+        self._sandbox = "; ".join(part for part in (refused, narrowed) if part)
 
     def op_bench(self, name: str, arguments: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """One method of the bench."""
@@ -313,8 +322,8 @@ class BenchClient:
         self, ref: BackendRef, device: Device, manifest: Manifest, workdir: Path, *, isolated: bool
     ) -> None:
         self._workdir = workdir
-        needs = manifest.needs.get("run", {})
-        self._limits = Limits(_SECONDS + 200 * float(needs.get("queue", 0.0)))
+        lifted = Lifted.of(ref)
+        self._limits = Limits(_SECONDS + 50 * lifted.grants.queue)
         self._worker: WorkerProcess | None = None
         self._bench: Bench | None = None
         workdir.mkdir(parents=True, exist_ok=True)
@@ -325,15 +334,20 @@ class BenchClient:
             "ref": to_plain(ref),
             "device": to_plain(device),
             "workdir": str(workdir),
-            "grants": [name for name in ("network", "write") if needs.get(name)],
+            "grants": lifted.opened,
         }
         self._worker = WorkerProcess(
             "kevolve_core.testing.bench:BenchRole",
             config,
             workdir=workdir,
-            environment={**manifest.worker_environment, "XDG_CACHE_HOME": str(cache_root().parent)},
+            environment={
+                **lifted.environment(),
+                **manifest.worker_environment,
+                "XDG_CACHE_HOME": str(cache_root().parent),
+            },
             limits=self._limits,
             drop_privileges=True,
+            boundary=lifted.boundary(workdir),
             name="bench",
         )
 
@@ -359,7 +373,8 @@ class BenchClient:
         return self._worker.call("bench", {"name": name, "arguments": arguments}).value
 
     def written(self) -> list[str]:
-        """Paths the worker wrote to, and those it holds open for writing or maps shared, native code's too."""
+        """Paths the worker wrote to, and those it holds open for writing or maps shared, native code's
+        too."""
         assert self._worker is not None
         noted: list[str] = self._worker.call("written").value
         return list(dict.fromkeys([*noted, *held_files(self._worker.pid)]))

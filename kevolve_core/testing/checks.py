@@ -1,7 +1,8 @@
 """What a check is: an id, a function of the subject, and the three ways it can end.
 
-A check returns when all is well, raises `NonConformanceError` for what is wrong with the backend and `SkippedError`
-for what does not apply. Anything else it raises is the backend's doing, too, and fails it with the traceback.
+A check returns when all is well, raises `NonConformanceError` for what is wrong with the backend and
+`SkippedError` for what does not apply. Anything else it raises is the backend's doing, too, and fails it
+with the traceback.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Check:
 
     @property
     def title(self) -> str:
-        """The first line of the function's docstring."""
-        return (self.run.__doc__ or self.id).strip().splitlines()[0].rstrip(".")
+        """The first paragraph of the function's docstring."""
+        first = (self.run.__doc__ or self.id).strip().partition("\n\n")[0]
+        return " ".join(first.split()).rstrip(".")
 
 
 def run_check(check: Check, subject: Subject, tier: int) -> CheckReport:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -20,6 +20,28 @@ __all__ = ["CHECKS"]
 _GARBAGE = "?? this line is no program: the conformance kit wrote it ??\n"
 _UNKNOWN_ARCH = "kevolve-no-such-architecture"
 _COMPILE = frozenset({"compile"})
+
+_AT_ONCE = """
+from concurrent.futures import ThreadPoolExecutor
+from kevolve_core.errors import ToolchainMissingError
+from kevolve_core.interfaces import BackendRef
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.model import Candidate, Device
+from kevolve_core.registry import load_backend
+from kevolve_core.serial import from_plain
+
+device = from_plain(Device, request["device"])
+spec = from_plain(KernelSpec, request["spec"])
+candidates = [from_plain(Candidate, each) for each in request["candidates"]]
+compiler = load_backend(from_plain(BackendRef, request["ref"])).compiler(device)
+answer = {"keys": [], "error": ""}
+try:
+    with ThreadPoolExecutor(len(candidates)) as pool:
+        made = pool.map(lambda c: compiler.compile(c, spec, spec.cases[0], device.target).key, candidates)
+        answer["keys"] = list(made)
+except BaseException as failure:
+    answer["error"] = f"{type(failure).__name__}: {failure}"
+"""
 
 _PROGRAM = """
 from kevolve_core.interfaces import BackendRef
@@ -105,7 +127,8 @@ def _broken(good: Candidate) -> Candidate:
 
 
 def toolchain(subject: Subject) -> None:
-    """Where the toolchain is not installed, compile raises ToolchainMissingError that says what to install."""
+    """Where the toolchain is not installed, compile raises ToolchainMissingError that says what to
+    install."""
     spec = subject.spec(subject.probes.elements)
     request = {
         "ref": to_plain(subject.ref),
@@ -128,7 +151,8 @@ def toolchain(subject: Subject) -> None:
         raise fail(
             "ToolchainMissingError from compile with an empty PATH and an empty home",
             got=f"{answer['kind']}: {answer['error']}",
-            mend="look for the compiler first and raise ToolchainMissingError(what, mend=package to install): a "
+            mend="look for the compiler first and raise ToolchainMissingError(what, mend=package to "
+            "install): a "
             "missing tool is not the candidate's fault",
         )
     if not answer["mend"]:
@@ -157,12 +181,14 @@ def target(subject: Subject) -> None:
     raise fail(
         f"UnsupportedError for the architecture '{_UNKNOWN_ARCH}'",
         got=f"an artefact for '{made.target.arch}', key {made.key[:16]}",
-        mend="compile for target.arch, not for the machine at hand, and refuse what the compiler does not know",
+        mend="compile for target.arch, not for the machine at hand, and refuse what the compiler does not "
+        "know",
     )
 
 
 def fingerprint(subject: Subject) -> None:
-    """Equal source gives equal keys, also in another process; other source or another size gives another key."""
+    """Equal source gives equal keys, also in another process; other source or another size gives another
+    key."""
     p = subject.probes
     spec = subject.spec(p.elements)
     first = str(subject.compile(p.copy).key)
@@ -231,21 +257,35 @@ def cache(subject: Subject) -> None:
 
 
 def threads(subject: Subject) -> None:
-    """Several compiles at once do not disturb one another."""
+    """Several compiles at once, into an empty cache, do not disturb one another."""
     p = subject.probes
-    wanted = [p.copy, p.empty, p.copy, p.empty]
-    before = [subject.compile(c).key for c in wanted]
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        try:
-            found = [made.key for made in pool.map(subject.compile, wanted)]
-        except Exception as error:
-            raise fail(
-                "four compiles at once to succeed like one after another",
-                got=f"{type(error).__name__}: {error}",
-                mend="share no file or state between compiles; write to a scratch folder and rename",
-            ) from error
-    if found != before:
-        raise fail("the same keys from compiles at once", got=found, mend="keep no candidate in the compiler")
+    spec = subject.spec(p.elements)
+    wanted = [p.copy, p.empty, p.copy, p.empty, p.copy]
+    request = {
+        "ref": to_plain(subject.ref),
+        "device": to_plain(subject.device),
+        "spec": to_plain(spec),
+        "candidates": [to_plain(c) for c in wanted],
+    }
+    with tempfile.TemporaryDirectory(prefix="kevolve-check-") as home:
+        ended = run_child(_AT_ONCE, request, 300.0, {**os.environ, "HOME": home, "XDG_CACHE_HOME": home})
+    error = ended.fault or ended.answer["error"]
+    if error:
+        raise fail(
+            f"{len(wanted)} compiles at once to succeed like one after another",
+            got=f"{error}\n{ended.printed}".rstrip(),
+            where="Compiler.compile",
+            mend="share no file and no state between compiles: write to a scratch name of your own and "
+            "rename",
+        )
+    first, second, *_ = found = ended.answer["keys"]
+    if found != [first, second, first, second, first]:
+        raise fail(
+            "compiles at once to give the keys of their own sources",
+            got=[key[:16] for key in found],
+            where="Compiler.compile",
+            mend="keep no candidate in the compiler",
+        )
 
 
 def _needs_toolchain(check: Check) -> Check:

@@ -1,5 +1,5 @@
-"""Crash, hang and memory exhaustion, through the real worker processes: each is a verdict, and the next kernel is
-judged as if nothing had been."""
+"""Crash, hang and memory exhaustion, through the real worker processes: each is a verdict, and the next
+kernel is judged as if nothing had been."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["CHECKS"]
 _STAGES = ("rules", "compile", "small")
 #: Resident bytes that a worker may reach here: what a host-side allocation is stopped by.
 _MEMORY = 6 << 30
-#: Seconds beside the time limit until a worker is replaced and has imported its libraries (estimated).
-_RESTART = 60.0
+#: Seconds beside the time limit for compiling and starting workers, on a busy machine (estimated).
+_RESTART = 300.0
 _RUN = frozenset({"compile", "run"})
 
 
@@ -61,7 +61,8 @@ def _contained(
             f"the copy probe to be accepted after '{name}'",
             got=described(after),
             where="a new worker on the same device",
-            mend="open() must find a device that works, whatever the process before did to it: reset it there",
+            mend="open() must find a device that works, whatever the process before did to it: reset it "
+            "there",
         )
 
 
@@ -73,7 +74,8 @@ def crash(subject: Subject) -> None:
         "out_of_range",
         subject.probes.out_of_range,
         kinds,
-        "let the fault surface (an exception or the death of the worker); nothing may fall back on another way "
+        "let the fault surface (an exception or the death of the worker); nothing may fall back on another "
+        "way "
         "to compute the result",
     )
 
@@ -85,7 +87,8 @@ def hang(subject: Subject) -> None:
         "endless",
         subject.probes.endless,
         (VerdictKind.TIMEOUT,),
-        "wait for the kernel in synchronize(), or report its time-out as it is: an endless kernel gives no result",
+        "wait for the kernel in synchronize(), or report its time-out as it is: an endless kernel gives no "
+        "result",
     )
 
 

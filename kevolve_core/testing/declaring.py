@@ -105,7 +105,8 @@ def undeclared(subject: Subject) -> None:
             )
         if not declared and made:
             raise fail(
-                f"{part} to raise UndeclaredCapabilityError (or to return nothing), since the manifest does not "
+                f"{part} to raise UndeclaredCapabilityError (or to return nothing), since the manifest does "
+                f"not "
                 f"declare '{capability}'",
                 got=f"a {type(made).__name__}",
                 mend=f"call kevolve_core.registry.require(manifest, '{capability}') first, or declare it",

@@ -182,6 +182,6 @@ def _known(table: Mapping[str, Any], keys: Sequence[str], where: str, prefix: st
 def _typed(table: Mapping[str, Any], key: str, kind: type, where: str, default: Any) -> Any:
     value = table.get(key, default)
     if not isinstance(value, kind):
-        names = {str: "a string", list: "a list", dict: "a table"}
+        names: dict[type, str] = {str: "a string", list: "a list", dict: "a table"}
         raise ConfigError(f"'{key}' must be {names[kind]}", got=repr(value), where=f"{where}:{key}")
     return value

@@ -1,4 +1,5 @@
-"""What a backend leaves behind: processes that outlive their worker, files outside its scratch folder (Linux)."""
+"""What a backend leaves behind: processes that outlive their worker, files outside its scratch folder
+(Linux)."""
 
 from __future__ import annotations
 

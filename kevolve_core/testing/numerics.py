@@ -9,6 +9,7 @@ from kevolve_core.interfaces import EvaluationRequest, Renderer
 from kevolve_core.ir import Program
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
 from kevolve_core.model import Candidate, Device, Evaluation, Target
+from kevolve_core.space import Space
 from kevolve_core.synth import SynthGenerator
 from kevolve_core.testing.checks import Check, SkippedError, fail
 from kevolve_core.testing.subject import Subject
@@ -69,7 +70,7 @@ def programs_of(spec: KernelSpec) -> tuple[Program, ...]:
     return _programs[spec.fingerprint]
 
 
-def _no_space() -> None:
+def _no_space() -> Space:
     raise AssertionError("lowering asks for no schedule")
 
 
@@ -144,7 +145,8 @@ def rendered(subject: Subject) -> None:
             f"the rendered kernel to be right on {names}",
             got=described(evaluation),
             where=str(evaluation.verdict.detail.get("case", "")),
-            mend="compare the source it prints for that case with the loop nest; round where the element type "
+            mend="compare the source it prints for that case with the loop nest; round where the element "
+            "type "
             "does, and mind the tail of a tile",
         )
 

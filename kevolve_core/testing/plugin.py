@@ -6,7 +6,8 @@ Options:
 - ``--kevolve-tier N``: 0 no hardware, 1 a simulator, 2 a device; may be given several times; by default those
   that ``conformance.toml`` claims, else 0;
 - ``--kevolve-expect FILE``: the ``conformance.toml``; by default the nearest in or above the test's folder;
-- ``--kevolve-json FILE``: where the result goes (``conformance.json`` in pytest's root folder);
+- ``--kevolve-json FILE``: where the result goes; ``conformance.json`` in pytest's root folder where a
+  backend or tier is asked for by option, else it is not written;
 - ``--kevolve-plugins FILE``: a ``plugins.toml``; by default installed plugins.
 
 `test_conformance` comes from `kevolve_core.testing.conformance`. A vendor's own tests may use the fixtures
@@ -21,7 +22,7 @@ A test that does not apply is skipped with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,8 @@ class _Kit:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.reports: list[CheckReport] = []
-        self._subject: Subject | None = None
+        self._subjects: dict[str, Subject] = {}
+        self._reports: dict[str, list[CheckReport]] = {}
 
     def option(self, name: str) -> Any:
         return self.config.getoption(f"kevolve_{name}")
@@ -76,37 +77,46 @@ class _Kit:
         return (read_expectations(file).tiers if file else ()) or (0,)
 
     def subject(self, beside: Path) -> Subject:
-        """The backend under test, made once."""
-        if self._subject is None:
+        """The backend under test, made once a session."""
+        from kevolve_core.testing.expect import read_expectations
+
+        expect = self.expect(beside)
+        name = self.option("backend") or (read_expectations(expect).backend if expect else "")
+        if not name:
+            pytest.fail(
+                f"which backend? Give --kevolve-backend NAME, or backend = NAME in {_FILE}", pytrace=False
+            )
+        if name not in self._subjects:
             from kevolve_core.registry import discover
-            from kevolve_core.testing.expect import read_expectations
             from kevolve_core.testing.subject import subject_of
 
-            expect = self.expect(beside)
-            name = self.option("backend") or (read_expectations(expect).backend if expect else "")
-            if not name:
-                pytest.fail(
-                    f"which backend? Give --kevolve-backend NAME, or backend = NAME in {_FILE}", pytrace=False
-                )
             plugins = self.option("plugins")
-            self._subject = subject_of(discover(Path(plugins) if plugins else None), name, expect)
-        return self._subject
+            self._subjects[name] = subject_of(discover(Path(plugins) if plugins else None), name, expect)
+        return self._subjects[name]
+
+    def note(self, subject: Subject, report: CheckReport) -> None:
+        """A check of ``subject`` ended so."""
+        self._reports.setdefault(subject.name, []).append(report)
 
     def close(self) -> None:
-        """Write the result and end what runs."""
-        if self._subject is None:
-            return
-        subject, self._subject = self._subject, None
-        try:
-            if self.reports:
-                from kevolve_core.testing.result import RESULT_FILE, write_result
-                from kevolve_core.testing.suite import conclude
+        """Write the results where they were asked for, and end what runs."""
+        asked = any(self.option(name) for name in ("backend", "tier", "json"))
+        for name, subject in self._subjects.items():
+            try:
+                if asked and (reports := self._reports.get(name)):
+                    self._write(subject, reports)
+            finally:
+                subject.close()
+        self._subjects.clear()
 
-                tiers = sorted({report.tier for report in self.reports})
-                file = Path(self.option("json") or self.config.rootpath / RESULT_FILE)
-                write_result(conclude(subject, tiers, self.reports), file)
-        finally:
-            subject.close()
+    def _write(self, subject: Subject, reports: Sequence[CheckReport]) -> None:
+        from kevolve_core.testing.result import RESULT_FILE, write_result
+        from kevolve_core.testing.suite import conclude
+
+        file = Path(self.option("json") or self.config.rootpath / RESULT_FILE)
+        if len(self._subjects) > 1:
+            file = file.with_name(f"{file.stem}-{subject.name}{file.suffix}")
+        write_result(conclude(subject, sorted({report.tier for report in reports}), reports), file)
 
 
 _KIT = pytest.StashKey[_Kit]()
@@ -202,7 +212,7 @@ def kevolve_check(request: pytest.FixtureRequest, kevolve_subject: Subject) -> C
             return
         check = next(c for c in checks_of(tier) if c.id == name)
         report = judged(run_check(check, kevolve_subject, tier), kevolve_subject.expectations)
-        request.config.stash[_KIT].reports.append(report)
+        request.config.stash[_KIT].note(kevolve_subject, report)
         if report.bad:
             pytest.fail(f"{report.title}\n{report.message}", pytrace=False)
         if report.outcome is Outcome.EXPECTED_FAILURE:
@@ -216,9 +226,9 @@ def kevolve_check(request: pytest.FixtureRequest, kevolve_subject: Subject) -> C
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what the marks exclude."""
     kit, beside = item.config.stash[_KIT], item.path.parent
-    if mark := item.get_closest_marker("kevolve_tier"):
-        if mark.args[0] not in kit.tiers(beside):
-            pytest.skip(f"tier {mark.args[0]} is not asked for (--kevolve-tier {mark.args[0]})")
+    mark = item.get_closest_marker("kevolve_tier")
+    if mark and mark.args[0] not in kit.tiers(beside):
+        pytest.skip(f"tier {mark.args[0]} is not asked for (--kevolve-tier {mark.args[0]})")
     if mark := item.get_closest_marker("kevolve_api"):
         from kevolve_core.interfaces import API_VERSION
 

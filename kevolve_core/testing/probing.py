@@ -86,7 +86,8 @@ def truthful(subject: Subject) -> None:
     for identity, _, capabilities in first.answer["devices"]:
         if more := set(capabilities) - declared:
             raise fail(
-                f"device '{identity}' to have capabilities of the manifest alone: {', '.join(sorted(declared))}",
+                f"device '{identity}' to have capabilities of the manifest alone: "
+                f"{', '.join(sorted(declared))}",
                 got=", ".join(sorted(more)),
                 mend="a probe may only narrow: declare it in the manifest, or leave it out of the device",
             )

@@ -1,4 +1,5 @@
-"""Renderers and schedule spaces: deterministic source, legal defaults, and a clear no to what they cannot do."""
+"""Renderers and schedule spaces: deterministic source, legal defaults, and a clear no to what they cannot
+do."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def _renderable(subject: Subject) -> tuple[KernelSpec, tuple[Program, ...], Rend
         if found is not None:
             programs = programs_of(found)
             steps = {step.name: step for program in programs for step in program.steps}
-            choices = {
+            choices: dict[str, Point] = {
                 name: subject.backend.schedule_space(step, subject.device, language).default()
                 for name, step in steps.items()
             }
@@ -52,7 +53,7 @@ def _renderers(subject: Subject) -> Mapping[str, Renderer]:
 
 def prints(subject: Subject) -> None:
     """A renderer prints a pointwise kernel for float32, in a language of the manifest."""
-    renderers = _renderers(subject)
+    renderers, _ = _renderers(subject), subject.device  # without a device there is nothing to print for
     if unknown := set(renderers) - set(subject.manifest.languages):
         raise fail(
             f"renderers for languages of the manifest: {', '.join(subject.manifest.languages)}",
@@ -134,7 +135,8 @@ def legal(subject: Subject) -> None:
 
 
 def refuses(subject: Subject) -> None:
-    """A renderer says why it cannot print a step, and raises UnsupportedError when it is asked all the same."""
+    """A renderer says why it cannot print a step, and raises UnsupportedError when it is asked all the
+    same."""
     spec = pointwise()
     for renderer in _renderers(subject).values():
         for what, program in _impossible():

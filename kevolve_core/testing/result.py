@@ -1,9 +1,10 @@
 """What a conformance run found: the outcome of each check, and ``conformance.json``.
 
 ``conformance.json``, schema 1: ``schema``, ``backend``, ``conformant``, ``tiers``, ``evidence``, ``device``
-(id, name, arch, or null), ``versions`` (kevolve, api, python, torch, the plugin's distribution), ``counts`` by
-outcome, ``stale`` (expected failures that are none), and ``checks``: ``id``, ``tier``, ``title``, ``outcome``,
-``seconds``, and for what did not pass ``message`` (what, got, where, mend), ``reason`` and ``issue``.
+(id, name, arch, or null), ``versions`` (kevolve, api, python, torch, the plugin's distribution), ``counts``
+by outcome, ``stale`` (expected failures that are none), and ``checks``: ``id``, ``tier``, ``title``,
+``outcome``, ``seconds``, and for what did not pass ``message`` (what, got, where, mend), ``reason`` and
+``issue``.
 """
 
 from __future__ import annotations

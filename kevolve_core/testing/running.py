@@ -44,7 +44,8 @@ def copied(subject: Subject) -> None:
             "a buffer that is a copy of its tensor, at a new address",
             got=f"it follows the tensor: {', '.join(found['aliased'])}",
             where="Runner.upload",
-            mend="copy in upload(): otherwise a kernel that writes into its input writes into the reference's",
+            mend="copy in upload(): otherwise a kernel that writes into its input writes into the "
+            "reference's",
         )
 
 
@@ -55,7 +56,8 @@ def copies(subject: Subject) -> None:
             "the copy probe's output to equal its argument after synchronize",
             got="; ".join(wrong),
             where="Runner.load, the probe's call, Runner.download",
-            mend="return a new device buffer of the argument's shape, which download() turns into a CPU tensor",
+            mend="return a new device buffer of the argument's shape, which download() turns into a CPU "
+            "tensor",
         )
 
 
@@ -80,7 +82,8 @@ def poisoned(subject: Subject) -> None:
             "poison() to overwrite free memory, so that stale results are not found there",
             got=f"{share:.0%} of the empty probe's output is the result of an earlier copy",
             where="Runner.poison",
-            mend="allocate about that many bytes the way outputs are allocated, fill them with NaN, free them",
+            mend="allocate about that many bytes the way outputs are allocated, fill them with NaN, free "
+            "them",
         )
 
 

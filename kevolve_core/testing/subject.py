@@ -125,9 +125,8 @@ class Subject:
 
     def require(self, check: Check, tier: int) -> None:
         """Skip a check that cannot be made here."""
-        if tier and check.id != "tier.device":
-            if not self.found:
-                raise SkippedError("no device was found: see tier.device")
+        if tier and check.id != "tier.device" and not self.found:
+            raise SkippedError("no device was found: see tier.device")
         if check.capabilities:
             declared = self.device.capabilities if tier else self.manifest.capabilities
             if missing := check.capabilities - declared:
@@ -156,7 +155,8 @@ class Subject:
             given = self.backend.probe_kernels(self.device)
         else:
             raise SkippedError(
-                "the backend supplies no probe kernels (method probe_kernels, or probes in conformance.toml): "
+                "the backend supplies no probe kernels (method probe_kernels, or probes in "
+                "conformance.toml): "
                 "see probes.supplied"
             )
         if not isinstance(given, ProbeKernels):
@@ -223,11 +223,12 @@ class Subject:
 
 
 def reference_of(registry: Registry, name: str) -> tuple[BackendRef, tuple[str, str]]:
-    """How a worker finds backend ``name``, and the distribution it comes from, also where its plugin is broken:
-    that is for the kit to say.
+    """How a worker finds backend ``name``, and the distribution it comes from, also where its plugin is
+    broken: that is for the kit to say.
 
     Raises:
-        UnknownNameError, PluginError: there is none, or it is disabled, incompatible or not granted its needs.
+        UnknownNameError, PluginError: there is none, or it is disabled, incompatible or not granted its
+        needs.
     """
     try:
         ref, error = registry.ref(name), None

@@ -1,4 +1,5 @@
-"""Times one can believe: twice the work takes twice as long, nothing takes the floor, and waiting is waiting."""
+"""Times one can believe: twice the work takes twice as long, nothing takes the floor, and waiting is
+waiting."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ _ROUNDS, _CALLS, _SECONDS = 5, 4, 20.0
 _DOUBLE = (1.5, 2.8)
 #: An empty kernel's share of the copy's time at most (estimated).
 _EMPTY = 0.5
-#: A reported time is at least this share of the wall time of a call that waits for its end, on a device without
-#: a queue, beyond an overhead of the call (estimated).
+#: A reported time is at least this share of the wall time of a call that waits for its end, on a device
+#: without a queue, beyond an overhead of the call (estimated).
 _WALL, _OVERHEAD = 0.5, 200e-6
 _TIME = frozenset({"compile", "run", "time"})
 
@@ -60,7 +61,8 @@ def doubles(subject: Subject) -> None:
     ratio = (two - empty) / (one - empty)
     if not _DOUBLE[0] <= ratio <= _DOUBLE[1]:
         raise fail(
-            f"copy_twice to take {_DOUBLE[0]} to {_DOUBLE[1]} times as long as copy, less an empty kernel's time",
+            f"copy_twice to take {_DOUBLE[0]} to {_DOUBLE[1]} times as long as copy, less an empty kernel's "
+            f"time",
             got=f"{ratio:.2f} times: copy {one:.3g} s, copy_twice {two:.3g} s, empty {empty:.3g} s",
             where="Runner.timestamp, Runner.elapsed",
             mend="take both marks on the device's clock, after synchronising; if the clock is right, choose "
@@ -76,7 +78,8 @@ def near_floor(subject: Subject) -> None:
             f"an empty kernel to take at most {_EMPTY:.0%} of a copy's time",
             got=f"{empty:.3g} s against {one:.3g} s",
             where="Runner.timestamp, Runner.elapsed",
-            mend="keep what is not the kernel (transfers, the queue, host code) outside the two marks; if the "
+            mend="keep what is not the kernel (transfers, the queue, host code) outside the two marks; if "
+            "the "
             "launch is that slow, choose a larger ProbeKernels.elements",
         )
     profiler = subject.backend.profiler(subject.device) if "profile" in subject.device.capabilities else None
@@ -104,7 +107,8 @@ def synchronised(subject: Subject) -> None:
         found = subject.bench.call("pending", key="copy_twice", rounds=rounds)
     work = found["forced"] - found["transfer"]
     mend = (
-        "wait in synchronize() for everything given to the device, on every stream or queue, and resolve marks "
+        "wait in synchronize() for everything given to the device, on every stream or queue, and resolve "
+        "marks "
         "only then"
     )
     if found["reported"] < 0.4 * work:
@@ -149,7 +153,8 @@ def by_the_wall(subject: Subject) -> None:
                 f"probe '{key}' to report most of the time that passed while it was waited for",
                 got=f"{median(reported):.3g} s reported, {median(wall):.3g} s passed",
                 where="Runner.elapsed; Manifest.evidence",
-                mend="time what runs on the device; a simulator's evidence is 'simulated', and a device behind "
+                mend="time what runs on the device; a simulator's evidence is 'simulated', and a device "
+                "behind "
                 'a queue says so: needs={"run": {"queue": seconds}}',
             )
 

@@ -21,7 +21,7 @@ from kevolve_core.errors import (
     UnknownNameError,
 )
 from kevolve_core.evolve import Evaluated, Event, RunFinished
-from tests.toy import plugin as toy
+from tests.double import plugin as toy
 
 
 @pytest.fixture(scope="module")

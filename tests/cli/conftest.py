@@ -9,7 +9,7 @@ import pytest
 from attrs import frozen
 
 from kevolve_core.cli.app import run
-from tests.toy import plugin as toy
+from tests.double import plugin as toy
 
 #: What every run on the toy plugin names.
 TOY = ("--generator", "toy", "--executor", "toy")

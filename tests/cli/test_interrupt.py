@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import TOY
-from tests.toy import plugin as toy
+from tests.double import plugin as toy
 
 _WAIT_S = 60.0
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
+from tests.double.plugin import SPEC
 from tests.e2e.conftest import Done, environment, kevolve
 from tests.registry.conftest import Site
-from tests.toy.plugin import SPEC
 
 pytestmark = pytest.mark.slow
 
-TOY = Path(__file__).parents[1] / "toy" / "plugin.py"
+TOY = Path(__file__).parents[1] / "double" / "plugin.py"
 
 SEGFAULT = "def _crash(self):\n    import ctypes\n    ctypes.string_at(0)\nFakeBackend.probe = _crash"
 HANG = "def _hang(self):\n    import time\n    time.sleep(3600)\nFakeBackend.probe = _hang"
@@ -34,7 +34,7 @@ EXPECTED = {
     "lacking": ("broken", "No module named 'acme_sdk'", "provides the Python module 'acme_sdk'"),
     "raising": ("broken", "RuntimeError: no licence (while importing it)", "kevolve plugins doctor"),
     "crashing": ("broken", "SIGSEGV while probing backend 'crashing'", "enabled = false"),
-    "hanging": ("broken", "no answer within 4 s while probing backend 'hanging'", "KEVOLVE_PROBE_SECONDS"),
+    "hanging": ("broken", "no answer within 12 s while probing backend 'hanging'", "KEVOLVE_PROBE_SECONDS"),
     "alpha": ("ready", "", ""),
     "beta": ("broken", "backend 'gpu' is already provided by plugin 'alpha'", "priority = 1"),
     "twin": ("ready", "", ""),
@@ -54,7 +54,7 @@ class Installed:
         path = os.pathsep.join([str(self.site.lib), environment()["PYTHONPATH"]])
         return kevolve(
             *arguments,
-            env={**self.site.environ, "KEVOLVE_PROBE_SECONDS": "4", "PYTHONPATH": path, **env},
+            env={**self.site.environ, "KEVOLVE_PROBE_SECONDS": "12", "PYTHONPATH": path, **env},
             cwd=self.folder,
         )
 

@@ -10,7 +10,8 @@ import pytest
 from attrs import frozen
 
 from kevolve_core.cli.app import run
-from tests.toy import plugin as toy
+from kevolve_core.spec import load_spec
+from tests.double import plugin as toy
 
 PAGE = "---\ntitle: Xylophones\nsources: [a drawer]\n---\n" + "How to tune a xylophone for speed. " * 10
 
@@ -128,6 +129,18 @@ def test_a_run_in_plain_words_is_learned_reviewed_and_taken_back(kevolve: Kevolv
     assert kevolve("kb", "learn", "run").out.startswith("rejected")
     kevolve("kb", "skills", "remove", skill)
     assert not list((tmp_path / "mine").rglob("softmax-*.md"))
+
+
+def test_a_request_is_written_as_a_specification(kevolve: Kevolve, tmp_path: Path) -> None:
+    assert (
+        kevolve("spec", "write", "bf16", "softmax", "64x32", "on", "an", "h100", "-o", "mine.yaml").code == 0
+    )
+    spec = load_spec(tmp_path / "mine.yaml")
+    (case,) = spec.timed_cases
+    assert [(i.shape, i.dtype) for i in case.inputs] == [((64, 32), "bfloat16")]
+    assert "search_path" not in (tmp_path / "mine.yaml").read_text()
+    again = kevolve("spec", "write", "softmax", "-o", "mine.yaml")
+    assert (again.code, "--force" in again.err) == (2, True)
 
 
 def test_a_run_of_a_backend_that_is_gone_is_kept_confidential(kevolve: Kevolve, tmp_path: Path) -> None:

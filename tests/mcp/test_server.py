@@ -20,9 +20,9 @@ from mcp.client.stdio import stdio_client
 from kevolve_core.cli.app import run as kevolve
 from kevolve_core.knowledge import Page
 from kevolve_core.knowledge.experience.book import write_page
+from tests.double import plugin as toy
 from tests.mcp import secret_plugin
 from tests.mcp.secret_plugin import CANARY
-from tests.toy import plugin as toy
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"kernel.py": "def add_one(x):\n    return x + 1\n"}
@@ -64,7 +64,7 @@ def speak(home: Path, talk: Callable[[Ask], Awaitable[None]], *options: str) -> 
     server = StdioServerParameters(command=sys.executable, args=arguments, env=environment, cwd=home)
 
     async def main() -> None:
-        with anyio.fail_after(60):
+        with anyio.fail_after(300):
             async with Client(stdio_client(server)) as client:
 
                 async def ask(tool: str, **arguments: Any) -> Any:

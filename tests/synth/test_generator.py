@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal
@@ -153,3 +153,73 @@ def test_work_counts_inputs_and_outputs_once_and_products_apart() -> None:
     work = generator().work()["a"]
     assert work.bytes == 4 * (9 * 7 + 7 * 5 + 5)
     assert work.library_flops == 2 * 9 * 7 * 5
+
+
+def experienced(steps: Mapping[str, Point]) -> Mapping[str, Any]:
+    """The steps of a draft that starts from experience with ``steps``."""
+    recorded = {"generator": "synth", "language": "text", "steps": steps}
+    proposal = Proposal(SPEC, DEVICE, 3, 0, lane="warm", experience=(recorded,))
+    made = SynthGenerator(SPEC, {"text": Printer()}, space, DEVICE).propose_now(proposal, 1)
+    genome = Genome.parsed(made[0].genome)
+    assert genome is not None
+    return genome.steps
+
+
+def test_experience_with_other_steps_is_taken_in_their_order() -> None:
+    names = list(experienced({}))
+    foreign = {f"k_other{n}": {"tile": 8 if n == 0 else 4, "unroll": 1} for n in range(len(names))}
+    assert [point["tile"] for point in experienced(foreign).values()] == [8] + [4] * (len(names) - 1)
+
+
+def test_experience_with_another_number_of_steps_says_nothing_about_them() -> None:
+    foreign = {f"k_other{n}": {"tile": 8, "unroll": 1} for n in range(9)}
+    assert {point["tile"] for point in experienced(foreign).values()} == {2}
+
+
+def preferring(context: Proposal, worth: Any, **changes: Any) -> Proposal:
+    return evolve(context, preference=lambda genomes: [worth(Genome.parsed(g)) for g in genomes], **changes)
+
+
+def largest_tiles(genome: Genome) -> float:
+    return float(sum(point["tile"] * point["unroll"] for point in genome.steps.values()))
+
+
+@pytest.mark.parametrize("operator", ["draft", "mutate"])
+def test_the_most_preferred_genome_of_a_pool_is_rendered(operator: str) -> None:
+    parents = propose(proposal(0))
+    context = proposal(5, operator, *parents)
+    (plain,), (first,) = propose(context), propose(preferring(context, largest_tiles))
+    genomes = [Genome.parsed(one.genome) for one in (plain, first)]
+    assert genomes[0] is not None
+    assert genomes[1] is not None
+    assert largest_tiles(genomes[1]) > largest_tiles(genomes[0])
+    assert first.origin.notes["move"] == "preferred"
+
+
+def test_each_further_attempt_takes_the_next_preferred() -> None:
+    parents = propose(proposal(0))
+    made = [
+        propose(preferring(proposal(5, "mutate", *parents, attempt=attempt), largest_tiles))[0]
+        for attempt in range(3)
+    ]
+    worth = [largest_tiles(genome) for one in made if (genome := Genome.parsed(one.genome)) is not None]
+    assert len({one.id for one in made}) == 3
+    assert worth == sorted(worth, reverse=True)
+
+
+def test_where_all_of_the_pool_was_tried_a_draw_is_made() -> None:
+    parents = propose(proposal(0))
+    (made,) = propose(preferring(proposal(5, "mutate", *parents), lambda _genome: float("-inf")))
+    assert made.origin.notes["move"] in {"schedule", "partition"}
+
+
+def test_a_draft_with_experience_starts_from_it() -> None:
+    (one,) = propose(proposal(9, "sample"))
+    assert one.genome is not None
+    (made,) = propose(evolve(proposal(3), experience=(one.genome,)))
+    assert (made.id, made.origin.notes["move"]) == (one.id, "experience")
+
+
+def test_experience_of_another_generator_is_ignored() -> None:
+    (made,) = propose(evolve(proposal(3), experience=({"generator": "other"},)))
+    assert made.id == propose(proposal(3))[0].id

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from kevolve_core.errors import RequestError
@@ -62,7 +63,9 @@ class Entry:
             timed = [case for case in body["cases"] if case.get("weight", 1) and "role" not in case]
             kept = [case for case in body["cases"] if case not in timed]
             body["cases"] = [{"name": "requested", "sizes": dict(sizes)}, *kept]
-        return parse_spec(body, _FOLDER, where=f"the catalogue's {self.name}")
+        spec = parse_spec(body, _FOLDER, where=f"the catalogue's {self.name}")
+        # References of the catalogue import nothing beside torch: no folder of this machine goes along.
+        return attrs.evolve(spec, reference=attrs.evolve(spec.reference, search_path=()))
 
 
 @cache

@@ -26,12 +26,14 @@ from kevolve_core.ir import (
     walk,
 )
 from kevolve_core.languages.triton.render.contraction import is_product
+from kevolve_core.languages.triton.render.nest import without_first
 from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.tiling import (
     Tiling,
     divisible,
     expressions,
+    moment_pairs,
     online_pairs,
     passes_of,
     tiling_of,
@@ -89,12 +91,13 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
         r = max(1, min(rows, _TILE // whole))
     warps = min(power_of_two(max(1, r * whole // (16 * facts.warp_size))), 16, widest)
     long = facts.float64 and cols // whole > _ADDITIONS
-    scan = facts.float64 and any(isinstance(s, Scan) for s in nest.body)
+    moments = whole < cols and bool(moment_pairs(nest))
+    exact = facts.float64 and (moments or any(isinstance(s, Scan) for s in nest.body))
     return NestSchedule(
         rows=r,
         cols=whole,
         num_warps=warps,
-        accumulate="fp64" if _sums(nest) and (long or scan) else "fp32",
+        accumulate="fp64" if _sums(nest) and (long or exact) else "fp32",
         spread=_spread(nest, tiling, -(-tiling.row_count // r), whole, facts),
     )
 
@@ -103,6 +106,7 @@ def _contiguous(nest: LoopNest, tiling: Tiling) -> tuple[int, int]:
     """Elements accessed with steps of one along the last row axis, and along the last column axis."""
     found = [0, 0]
     lasts = [axes[-1].name if axes else "" for axes in (tiling.rows, tiling.cols)]
+    extents = {a.name: a.extent for a in nest.axes}
     for s in nest.body:
         accesses = [e for root in expressions(s) for e in walk(root) if isinstance(e, Load)]
         for access in (*accesses, *((s,) if isinstance(s, Store) else ())):
@@ -112,7 +116,7 @@ def _contiguous(nest: LoopNest, tiling: Tiling) -> tuple[int, int]:
             for k, axis in enumerate(lasts):
                 if form[1].get(axis) == 1:
                     walked = {a for i in access.index for a in (affine(i) or (0, {}))[1]}
-                    found[k] += math.prod(nest.extent(a) for a in walked)
+                    found[k] += math.prod(extents.get(a, 1) for a in walked)
     return found[0], found[1]
 
 
@@ -146,6 +150,8 @@ def schedule_space(step: Step, facts: TritonFacts) -> Space:
     constraints: list[Constraint] = []
     if isinstance(step, LibraryCall) and is_product(step):
         parameters, constraints = _product_parameters(step, facts)
+    if nest is not None and isinstance(step, LibraryCall) and step.repeat:
+        nest = without_first(nest)
     if nest is not None:
         more, held = _nest_parameters(nest, facts)
         parameters, constraints = parameters + more, constraints + held
@@ -252,6 +258,6 @@ def _looped(nest: LoopNest, tiling: Tiling, default: NestSchedule, facts: Triton
         found.append(Parameter("spread", _with((1, 4, 16, 64), default.spread), default.spread))
     if _sums(nest) and facts.float64:
         found.append(Parameter("accumulate", ("fp32", "fp64"), default.accumulate))
-    if online_pairs(nest):
+    if online_pairs(nest) or moment_pairs(nest):
         found.append(Parameter("online", (True, False), True))
     return found

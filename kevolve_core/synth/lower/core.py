@@ -139,6 +139,7 @@ class Lowering:
     def __init__(self) -> None:
         self.ix = Indexer()
         self.defs: dict[str, Def] = {}
+        self.stored: set[str] = set()  # pointwise definitions that are to lie in memory
         self.node: Node | None = None
 
     # --- making definitions ------------------------------------------------------------------------------

@@ -206,7 +206,7 @@ def _vector_norm(
 
 
 @lowers("cumsum.default", "cumprod.default")
-def _scan(lowering: Lowering, x: Value, dim: int, **_: Any) -> Value:
+def _scan(lowering: Lowering, x: Value, dim: int, *, reverse: bool = False, **_: Any) -> Value:
     node = lowering.node
     assert node is not None
     dtype = node.tensor.dtype
@@ -228,6 +228,7 @@ def _scan(lowering: Lowering, x: Value, dim: int, **_: Any) -> Value:
             (over.axis,),
             combiner,
             accumulate,
+            reverse=reverse,
         )
     )
     return rounded(lowering, running, dtype)

@@ -37,6 +37,7 @@ _TILES = (0, 64, 256, 1024, 4096, 16384, 65536)
 _SMALL = 32768  # points below which starting threads costs more than it gives (about 5 µs); estimated
 _COLUMNS = 1024  # of a tile over rows: whole pages of float32; narrower ones were no faster
 _KEPT_BYTES = 1 << 20  # half the L2 cache of current server CPUs: beyond, computing again is no slower
+_LEAST_LANES = 7  # points of an axis below which most lanes of a vector along it would idle; estimated
 _LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
 
 
@@ -107,10 +108,20 @@ def _inner_axes(nest: LoopNest) -> list[str]:
     return [a.name for a in nest.inner_axes if a.name in taken or not all(a.name in span for span in sinks)]
 
 
+def _default_axis(nest: LoopNest, axes: tuple[str, ...], inner: list[str]) -> str:
+    """The axis to vectorise: inside a task, but across tasks where those inside are short (windows)."""
+    long = [a for a in axes if nest.extent(a) >= _LEAST_LANES]
+    for choice in (long, axes):
+        found = next((a for a in choice if a in inner), choice[0] if choice else "")
+        if found:
+            return found
+    return ""
+
+
 def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[Constraint]]:
     axes = vector_axes(nest)
     inner = _inner_axes(nest)
-    default_axis = next((a for a in axes if a in inner), axes[0] if axes else "")
+    default_axis = _default_axis(nest, axes, inner)
     lanes = lane_choices(nest, default_axis)
     pointwise = not inner
     parameters = [

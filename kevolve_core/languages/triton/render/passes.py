@@ -14,6 +14,7 @@ from kevolve_core.languages.triton.render.tiling import (
     Pass,
     divisible,
     expressions,
+    moment_pairs,
     online_pairs,
     passes_of,
     uses,
@@ -33,6 +34,7 @@ class Walks:
     schedule: NestSchedule
     body: Scope
     online: dict[str, str] = field(factory=dict)
+    moments: dict[str, tuple[str, str]] = field(factory=dict)
     scans: dict[str, Scan] = field(factory=dict)
 
     def run(self) -> None:
@@ -41,7 +43,9 @@ class Walks:
         looped = tiling.combines and tiling.col_count > self.schedule.cols
         if looped and self.schedule.online:
             self.online = dict(online_pairs(nest))
-        passes = passes_of(nest, tiling, self.online)
+            self.moments = dict(moment_pairs(nest))
+        along = self.online | {name: total for name, (total, _) in self.moments.items()}
+        passes = passes_of(nest, tiling, along)
         statements: dict[str, Statement] = {s.name: s for s in nest.body if not isinstance(s, Store)}
         for p in passes:
             roots = [e for s in p.sinks for e in expressions(s)]
@@ -212,6 +216,8 @@ class Walks:
         kind = TRITON_TYPES[combiner.dtype]
         if s.name in self.online:
             return self._running_exponentials(s, loop, carried)
+        if s.name in self.moments:
+            return self._running_moments(s, combiner, loop, carried)
         self.body.lines.append(f"{carried} = tl.full({self._tile}, {combiner.identity}, {kind})")
         value = self._value(s, combiner, loop)
         if s.name in self.online.values():
@@ -241,10 +247,49 @@ class Walks:
         loop.lines.append(f"{old} = {new}")
         return carried
 
+    def _running_moments(self, s: Reduce, combiner: Combiner, loop: Scope, carried: str) -> str:
+        """Welford's update in every lane: the mean so far, and the squares about it."""
+        pr = self.printer
+        total = next(x for x in pr.nest.body if isinstance(x, Reduce) and x.name == self.moments[s.name][0])
+        kind = TRITON_TYPES[combiner.dtype]
+        mean = pr.variables.fresh(f"{s.name}_mean")
+        self.body.lines.append(f"{carried} = tl.zeros({self._tile}, {kind})")
+        self.body.lines.append(f"{mean} = tl.zeros({self._tile}, {kind})")
+        self.body.known[f"moments:{s.name}"] = Text(mean, kind)
+        text = pr.value(total.value, loop)
+        source = text.operand if text.dtype == combiner.dtype else f"{text.operand}.to({kind})"
+        value = pr.named(loop, f"{s.name}_value", Text(source, combiner.dtype, frozenset("RC"), True))
+        off = pr.named(loop, f"{s.name}_off", Text(f"{value.source} - {mean}", combiner.dtype))
+        share = pr.named(loop, "share", Text("1.0 / (start // COLS + 1)", "float32"))
+        step, square = f"{off.source} * {share.source}", f"{off.source} * ({value.source} - {mean})"
+        if mask := pr.frame.col_mask:
+            step, square = f"tl.where({mask}, {step}, 0.0)", f"tl.where({mask}, {square}, 0.0)"
+        loop.lines += [f"{mean} += {step}", f"{carried} += {square}"]
+        return carried
+
+    def _finish_moments(self, s: Reduce, carried: str) -> None:
+        """Squares about the mean of all, from those about each lane's own (Chan, Golub and LeVeque)."""
+        pr = self.printer
+        lanes = self.body.find(f"moments:{s.name}")
+        assert lanes is not None
+        mean = pr.value(Var(self.moments[s.name][1], "float32"), self.body)
+        count = 1
+        for a in s.axes:
+            count *= pr.extents[a]
+        at = "tl.arange(0, COLS)" + ("[None, :]" if pr.rank == 2 else "")
+        off = pr.named(self.body, f"{s.name}_off", Text(f"{lanes.source} - {mean.source}", "float32"))
+        held = pr.named(self.body, f"{s.name}_count", Text(f"({count - 1} - {at}) // COLS + 1", "int32"))
+        squares = f"{carried} + {held.source} * ({off.source} * {off.source})"
+        kind = "float64" if lanes.dtype == "tl.float64" else "float32"
+        self._known(s, f"tl.sum({squares}, {self._axis})", kind)
+
     def _finish(self, s: Reduce, carried: str) -> None:
         pr = self.printer
         if s.combiner in ("argmax", "argmin"):
             self._position(s, carried, f"{carried}_at")
+            return
+        if s.name in self.moments:
+            self._finish_moments(s, carried)
             return
         combiner = combiner_of(s.combiner, s.dtype, self._kind(s), pr.helper)
         if s.name in self.online:

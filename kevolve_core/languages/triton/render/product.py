@@ -207,7 +207,8 @@ def _place(body: Scope, c: Contraction, s: ProductSchedule, wide: bool) -> None:
     group = min(s.group, row_tiles)
     if col_tiles == 1 or row_tiles == 1 or group == 1:
         across = f"tile % {col_tiles}" if col_tiles > 1 else "0"
-        down = f"tile // {col_tiles}" if row_tiles > 1 else "0"
+        down = f"tile // {col_tiles}" if col_tiles > 1 else "tile"
+        down = down if row_tiles > 1 else "0"
     else:
         lines.append(f"first = tile // {group * col_tiles} * {group}")
         lines.append(f"height = min({row_tiles} - first, {group})")

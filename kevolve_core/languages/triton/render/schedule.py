@@ -28,7 +28,8 @@ class NestSchedule:
         accumulate: ``fp32`` or ``fp64``: type of float32 sums.
         spread: programs a row, that divide among them the columns of walks which only store; each repeats the
             reductions before.
-        online: take a maximum and the sum of exponentials by it in one walk.
+        online: take a maximum and the sum of exponentials by it in one walk, and a mean and the squares about
+            it.
     """
 
     rows: int = 1

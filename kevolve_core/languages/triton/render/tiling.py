@@ -16,6 +16,7 @@ from attrs import frozen
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import (
     Axis,
+    Const,
     Contract,
     Expr,
     Let,
@@ -32,7 +33,17 @@ from kevolve_core.ir import (
     walk,
 )  # fmt: skip
 
-__all__ = ["Pass", "Tiling", "divisible", "expressions", "online_pairs", "passes_of", "tiling_of", "uses"]
+__all__ = [
+    "Pass",
+    "Tiling",
+    "divisible",
+    "expressions",
+    "moment_pairs",
+    "online_pairs",
+    "passes_of",
+    "tiling_of",
+    "uses",
+]
 
 
 @frozen
@@ -163,6 +174,36 @@ def online_pairs(nest: LoopNest) -> Mapping[str, str]:
             m = maxima.get(shifted.args[1].name)
             if m and m.axes == s.axes and _inlined(m.value, values) == _inlined(shifted.args[0], values):
                 found[s.name] = m.name
+    return found
+
+
+def moment_pairs(nest: LoopNest) -> Mapping[str, tuple[str, str]]:
+    """Sums of ``(v - mean) ** 2`` whose mean is that of the same ``v`` over the same axes: sum of squares ->
+    (sum, name of the mean). They can be taken along with the sum, as Welford does."""
+    values: dict[str, Expr] = {s.name: s.value for s in nest.body if isinstance(s, Let)}
+    sums = {s.name: s for s in nest.body if isinstance(s, Reduce) and s.combiner == "sum"}
+    found: dict[str, tuple[str, str]] = {}
+    for s in sums.values():
+        square = _resolved(s.value, values)
+        if s.accumulate != "float32" or not isinstance(square, Op) or square.name != "mul":
+            continue
+        first, second = (_resolved(a, values) for a in square.args)
+        if first != second or not isinstance(first, Op) or first.name != "sub":
+            continue
+        mean = first.args[1]
+        if not isinstance(mean, Var) or mean.name not in values:
+            continue
+        divided = values[mean.name]
+        if not (isinstance(divided, Op) and divided.name == "div" and isinstance(divided.args[0], Var)):
+            continue
+        total = sums.get(divided.args[0].name)
+        count = math.prod(nest.extent(a) for a in s.axes)
+        if total is None or total.axes != s.axes or total.accumulate != "float32":
+            continue
+        if divided.args[1] != Const(float(count), "float32"):
+            continue
+        if _inlined(total.value, values) == _inlined(first.args[0], values):
+            found[s.name] = (total.name, mean.name)
     return found
 
 

@@ -1,7 +1,7 @@
 """The machine, all invented: instructions on whole loops, an interpreter (NumPy) and a cycle model.
 
-A register holds a value at every point of the loops it depends on: its shape is the loops' extents, with 1 where
-it does not. One JSON list an instruction, addresses in elements, a stride a loop:
+A register holds a value at every point of the loops it depends on: its shape is the loops' extents, with 1
+where it does not. One JSON list an instruction, addresses in elements, a stride a loop:
 
     ["ld", R, BUFFER, OFFSET, STRIDES]    ["st", BUFFER, OFFSET, STRIDES, R]    ["imm", R, VALUE, DTYPE]
     ["red", R, COMBINER, A, LOOPS, ACCUMULATE, DTYPE]    ["jmp", LINE]    [one of ALU, R, DTYPE, A, …]
@@ -19,9 +19,10 @@ SCRATCHPAD, MEMORY = 1 << 18, 256 << 20  # bytes
 DTYPES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4}
 COMBINERS = {"sum": np.sum, "max": np.max, "min": np.min}
 ALU: dict[str, Any] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative, "exp": np.exp,
-    "max": np.maximum, "min": np.minimum, "sqrt": np.sqrt, "tanh": np.tanh, "cast": np.asarray,
-    "rsqrt": lambda a: 1 / np.sqrt(a), "relu": lambda a: np.maximum(a, 0), "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
+    "exp": np.exp, "max": np.maximum, "min": np.minimum, "sqrt": np.sqrt, "tanh": np.tanh, "cast": np.asarray,
+    "rsqrt": lambda a: 1 / np.sqrt(a), "relu": lambda a: np.maximum(a, 0),
+    "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
 }  # fmt: skip
 SLOW = {"div", "exp", "sqrt", "tanh", "rsqrt", "sigmoid"}  # eight cycles each
 
@@ -63,8 +64,8 @@ def run(kernel: dict[str, Any], memory: dict[str, Any]) -> dict[str, float]:
                 case _:
                     found = registers[args[0]] = ALU[op](*(registers[r] for r in args[2:])).astype(args[1])
                     work += found.size * (8 if op in SLOW else 1)
-    # Every instruction is issued a tile of the first loop; memory and arithmetic follow one another, or overlap
-    # with two buffers; what does not fit the scratchpad is moved twice.
+    # Every instruction is issued a tile of the first loop; memory and arithmetic follow one another, or
+    # overlap with two buffers; what does not fit the scratchpad is moved twice.
     spills = 4 * tile * math.prod(extents[1:]) * buffers > SCRATCHPAD
     moving, computing = (read + written) / BYTES * (1 + spills), work / LANES
     cycles = LAUNCH + math.ceil((extents or [1])[0] / tile) * ISSUE * len(code)

@@ -65,7 +65,8 @@ class ToyBackend:
             "a tile fits the scratchpad, twice with two buffers",
             lambda p: p["tile"] == 1 or p["tile"] * row * p["buffers"] <= SCRATCHPAD,
         )
-        tiles = Parameter("tile", (1, 16, 256, 4096), 16 if 16 * row <= SCRATCHPAD else 1)
+        default = max(tile for tile in (1, 16, 256) if tile == 1 or tile * row <= SCRATCHPAD)
+        tiles = Parameter("tile", (1, 16, 256, 4096), default)
         return Space((tiles, Parameter("buffers", (1, 2), 1)), (fits,))
 
     def standalone_loader(self, language: str) -> str:

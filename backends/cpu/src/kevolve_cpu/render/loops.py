@@ -137,7 +137,8 @@ class Loops:
         steps = [call(v if not u else f"{v} + {u * lanes}", "All{}", u) for u in range(unroll)]
         if lo:
             rest = unroll > 1 or left
-            scope.lines.append(f"long {v} = {lo};")
+            declared = f"long {v} = {lo};"
+            scope.lines.append(f"{v} = {lo};" if declared in scope.lines else declared)
             self._for(scope, f"for (; {v} + {step} <= {hi}; {v} += {step})", steps)
             if unroll > 1:
                 self._for(scope, f"for (; {v} + {lanes} <= {hi}; {v} += {lanes})", [call(v, "All{}", 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from attrs import define, evolve, field
@@ -256,10 +257,10 @@ class Printer:
 
     def _named(self, v: Value, depth: int, scope: Scope) -> Value:
         """``v`` under a name, for operators whose text mentions an argument twice."""
-        if v.code.replace(".", "").isalnum() or len(v.code) < 4:
+        if re.fullmatch(r"[\w.]+|-?[\d.]+(e[+-]?\d+)?f?", v.code) or len(v.code) < 4:
             return v
         known = scope.known(v.code)
-        if known is not None:
+        if known is not None and known[1] <= depth:
             return known[0]
         home = scope.at_depth(depth)
         home.texts[v.code] = self.declare(v, home, "t") if home is scope else self._declare_in(v, home, scope)

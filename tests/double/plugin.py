@@ -62,9 +62,6 @@ class ToyBackend:
         del language
         return ""
 
-    def knowledge(self) -> Sequence[Path]:
-        return ()
-
 
 class ToyGenerator:
     """Kernels with a number as genome; the larger, the faster. Some fail."""
@@ -82,7 +79,7 @@ class ToyGenerator:
             speed = round(start + rng.uniform(-0.1, 0.2), 4)
             kind = rng.choices(("", "wrong_result", "compile_error"), (8, 1, 1))[0]
             symbol = context.spec.reference.symbol
-            text = f'def {symbol}(x):\n    told = "{speed} {kind}"\n    return x + 1\n'
+            text = f"SPEED, KIND = {speed}, {kind!r}\n\n\ndef {symbol}(x):\n    return x + 1\n"
             found.append(
                 Candidate(
                     files={"kernel.py": text},

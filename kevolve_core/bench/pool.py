@@ -1,0 +1,97 @@
+"""Checking processes: problems are handed to them one by one, and a process that dies is replaced."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kevolve_core.api.parts import Place
+from kevolve_core.errors import WorkerError
+from kevolve_core.isolate.process import Limits, WorkerProcess
+from kevolve_core.serial import to_plain
+
+__all__ = ["Checker", "over"]
+
+T = TypeVar("T")
+_LIMITS = Limits(seconds=600.0, memory_bytes=16 << 30)
+
+
+class Checker:
+    """One checking process (see `kevolve_core.bench.check.CheckRole`), started when it is first needed."""
+
+    def __init__(self, where: Place, language: str, threads: int, workdir: Path) -> None:
+        self._where = where
+        self._language = language
+        self._threads = threads
+        self._workdir = workdir
+        self._worker: WorkerProcess | None = None
+        self.closed = False
+
+    def call(self, op: str, arguments: Mapping[str, Any]) -> Any:
+        """The answer of one operation. Raises WorkerError for a crash or hang of the process."""
+        if self.closed:
+            raise WorkerError("the benchmark was stopped")
+        if self._worker is None or not self._worker.alive:
+            self._worker = self._started()
+        return self._worker.call(op, arguments, limits=_LIMITS).value
+
+    def _started(self) -> WorkerProcess:
+        where = self._where
+        environment = {
+            **where.backend.manifest.worker_environment,
+            "OMP_NUM_THREADS": str(self._threads),
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
+        }
+        scratch = self._workdir / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        config = {
+            "ref": to_plain(where.registry.ref(where.backend_name)),
+            "device": to_plain(where.device),
+            "language": self._language,
+            "threads": self._threads,
+            "workdir": str(scratch),
+        }
+        role = "kevolve_core.bench.check:CheckRole"
+        return WorkerProcess(role, config, workdir=self._workdir, environment=environment, name="check")
+
+    def close(self) -> None:
+        """End the process; whatever is asked of it afterwards raises."""
+        self.closed = True
+        if self._worker is not None:
+            self._worker.kill()
+
+
+def over(
+    items: Iterable[T], work: Callable[[T, Checker], None], where: Place, *, language: str = "", jobs: int = 0
+) -> None:
+    """``work(item, checker)`` for every item, in ``jobs`` threads with a process each (0: one a core)."""
+    cores = len(os.sched_getaffinity(0))
+    count = jobs or cores
+    queue = iter(list(items))
+    lock, stop = threading.Lock(), threading.Event()
+
+    def serve(checker: Checker) -> None:
+        while not stop.is_set():
+            with lock:
+                item = next(queue, None)
+            if item is None:
+                return
+            work(item, checker)
+
+    with tempfile.TemporaryDirectory(prefix="kevolve-bench-") as scratch:
+        threads = max(1, cores // count)
+        checkers = [Checker(where, language, threads, Path(scratch) / str(k)) for k in range(count)]
+        with ThreadPoolExecutor(count) as pool:
+            futures = [pool.submit(serve, c) for c in checkers]
+            try:
+                for f in futures:
+                    f.result()
+            finally:
+                stop.set()
+                for c in checkers:
+                    c.close()
