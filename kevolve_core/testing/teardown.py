@@ -23,7 +23,7 @@ def reset(subject: Subject) -> None:
     # Where every launch waits in a queue, only a leak of large buffers is waited for.
     repeats = 4 if subject.queue_seconds else min(_MOST_CYCLES, max(_CYCLES, 4 * _SLACK // one))
     found = subject.bench.call("growth", repeats=repeats)
-    if found["bytes"] > max(_SLACK, 0.5 * found["one"] * found["repeats"]):
+    if found["bytes"] > max(_SLACK, 0.25 * found["one"] * found["repeats"]):
         raise fail(
             f"memory to stay about as it is over {repeats} loads, calls and resets",
             got=f"{found['bytes'] / 1e6:.0f} MB more, {found['one'] / 1e6:.1f} MB of buffers a call",
