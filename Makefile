@@ -14,7 +14,7 @@ FAST   := tests/contract tests/store tests/report tests/bundle tests/repo tests/
           tests/spec/test_load_errors.py tests/isolate/test_tensors.py tests/evaluate/test_rules.py \
           tests/evaluate/test_tolerance.py tests/evaluate/test_statistics.py tests/evaluate/test_oracle.py \
           tests/evolve/test_policies.py tests/evolve/test_budget.py tests/synth/test_structure.py
-INPUTS := pyproject.toml backends/cpu/pyproject.toml constraints.txt
+INPUTS := pyproject.toml backends/cpu/pyproject.toml backends/nvidia/pyproject.toml constraints.txt
 
 .PHONY: demo test check lint compiler clean help
 .NOTPARALLEL:
@@ -74,6 +74,7 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "setup: installing the test tools"
-	@$(PIP) install -qq --constraint constraints.txt --editable '.[test]' || { \
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[test]' \
+	  --editable 'backends/nvidia[cuda]' || { \
 	  echo "setup: pip failed (above); 'make clean' starts over" >&2; exit 2; }
 	@touch $@

@@ -121,7 +121,9 @@ def run_kernelbench(
                 on_row(row, finished, len(problems))
 
     def work(problem: Problem, checker: Checker) -> None:
-        note(_row(problem, checker, settings, where, out))
+        row = _row(problem, checker, settings, where, out)
+        if not checker.closed:  # stopped meanwhile: what that did to the problem is no result
+            note(row)
 
     count = min(jobs, len(todo)) if settings.check_only else 1
     over(todo, work, where, language=settings.language, jobs=count)

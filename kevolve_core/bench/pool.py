@@ -30,11 +30,11 @@ class Checker:
         self._threads = threads
         self._workdir = workdir
         self._worker: WorkerProcess | None = None
-        self._closed = False
+        self.closed = False
 
     def call(self, op: str, arguments: Mapping[str, Any]) -> Any:
         """The answer of one operation. Raises WorkerError for a crash or hang of the process."""
-        if self._closed:
+        if self.closed:
             raise WorkerError("the benchmark was stopped")
         if self._worker is None or not self._worker.alive:
             self._worker = self._started()
@@ -61,7 +61,7 @@ class Checker:
 
     def close(self) -> None:
         """End the process; whatever is asked of it afterwards raises."""
-        self._closed = True
+        self.closed = True
         if self._worker is not None:
             self._worker.kill()
 

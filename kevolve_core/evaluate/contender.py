@@ -24,6 +24,7 @@ from torch.autograd import profiler
 from kevolve_core.errors import KevolveError
 from kevolve_core.interfaces import BackendRef
 from kevolve_core.isolate import sandbox
+from kevolve_core.isolate.entry import exported
 from kevolve_core.isolate.tensors import flatten, open_block, pack_block, unflatten
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Artifact, Device
@@ -94,6 +95,15 @@ class ContenderRole:
         self._output: Any = None
         self._previous: Any = None
 
+    def unusable(self) -> str:
+        """Why this process must be replaced after an operation failed: a device's error may outlast the call
+        that made it and fail every later one. "" where the device still answers."""
+        try:
+            self._runner.synchronize()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
     def op_info(self) -> tuple[Any, list[Any]]:
         """What confines this process, in words."""
         return {"sandbox": self._sandbox, "threads": torch.get_num_threads()}, []
@@ -112,7 +122,7 @@ class ContenderRole:
         """Import a candidate, construct it and give it the reference's weights."""
         weights = open_block(fds[0], state["layout"], copy=True)
         module = self._runner.load(from_plain(Artifact, artifact), Path(folder))
-        target: Any = _exported(module, symbol, fallback_symbol)
+        target: Any = exported(module, symbol, fallback_symbol)
         if inspect.isclass(target):
             target = target(*state["args"], **state["kwargs"])
         if isinstance(target, torch.nn.Module):
@@ -278,15 +288,6 @@ def _storages(tree: Any) -> set[int]:
     """Addresses of the memory that the tensors of a result lie in."""
     tensors = [v for v in flatten(tree)[0] if isinstance(v, torch.Tensor) and v.numel()]
     return {t.untyped_storage().data_ptr() for t in tensors if t.layout is torch.strided} - {0}
-
-
-def _exported(module: types.ModuleType, symbol: str, fallback: str) -> Any:
-    for name in (symbol,) if symbol else ("ModelNew", fallback):
-        found = getattr(module, name, None)
-        if found is not None:
-            return found
-    wanted = symbol or f"ModelNew or {fallback}"
-    raise KevolveError("the candidate's entry does not define what it should", got=f"no {wanted}")
 
 
 def _check_state(module: Any, weights: dict[str, Any]) -> None:

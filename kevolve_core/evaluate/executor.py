@@ -256,4 +256,5 @@ def _verdict(error: Exception, stage: str) -> Verdict:
         return Verdict(VerdictKind.UNSUPPORTED, str(error), stage)
     assert isinstance(error, WorkerError)
     detail = {"log": error.log} if isinstance(error, RemoteError) else {"got": str(error.got or "")}
-    return Verdict(_KINDS.get(error.kind, VerdictKind.CRASH), error.what, stage, detail)
+    reason = error.what.partition("\n")[0]
+    return Verdict(_KINDS.get(error.kind, VerdictKind.CRASH), reason, stage, detail)

@@ -157,6 +157,7 @@ def measure(
     if not rounds.cheap:
         check_rounds.add(rounds.count)  # a kernel that tires of working has had every chance by then
     poison = session.plan(case).output_bytes
+    session.settle()
     deadline = time.monotonic() + rounds.seconds
     with timing(session.device):
         for i in range(rounds.count + 1):
@@ -180,8 +181,9 @@ def measure(
                     samples.checked += 1
     # The wall is no witness of a simulated time, and of a launch that waits in a queue it shows the waiting.
     if session.measured and not session.queue_seconds:
+        held = float(session.device.facts.get("hold_seconds", 0.0))
         for contender in candidates:
-            _compare_clocks(samples, contender.name, [b.name for b in baselines])
+            _compare_clocks(samples, contender.name, [b.name for b in baselines], held)
     return samples
 
 
@@ -205,17 +207,18 @@ def _inspect(contender: Contender, value: Mapping[str, Any], wall: float) -> Non
     inspect_process(contender, {})
 
 
-def _compare_clocks(samples: Samples, name: str, trusted: Sequence[str]) -> None:
+def _compare_clocks(samples: Samples, name: str, trusted: Sequence[str], held: float = 0.0) -> None:
     """The parent saw each request from outside. What it saw beyond the reported time is overhead that has
     nothing to do with the kernel: where even the smallest is larger than a trusted worker's in the same
-    rounds, the report is not to be believed."""
+    rounds, the report is not to be believed. ``held`` seconds of every request a device waits on purpose,
+    before its start mark."""
     seconds = sorted(samples.seconds[name])
     if not seconds:
         return
-    gap, reported = min(samples.wall[name]), seconds[len(seconds) // 2]
+    gap, reported = min(samples.wall[name]) - held, seconds[len(seconds) // 2]
     allowed = _CLOCK_SHARE * reported + _CLOCK_SLACK
     if trusted and len(seconds) >= _TRUSTED_ROUNDS:
-        usual = max(min(samples.wall[n]) for n in trusted)
+        usual = max(min(samples.wall[n]) for n in trusted) - held
         allowed = 2 * usual + _TRUSTED_SHARE * reported + _TRUSTED_SLACK
     if gap > allowed:
         raise RejectedError(

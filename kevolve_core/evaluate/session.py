@@ -14,11 +14,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import attrs
 from attrs import define, frozen
 
 from kevolve_core.errors import KevolveError, SpecError, WorkerError
 from kevolve_core.evaluate.lifted import Lifted
 from kevolve_core.evaluate.lock import cache_root
+from kevolve_core.evaluate.spares import Spares
 from kevolve_core.interfaces import Backend, BackendRef, Baseline, Work
 from kevolve_core.isolate.process import Limits, RemoteError, Reply, WorkerProcess
 from kevolve_core.kernelspec import Case, KernelSpec
@@ -69,6 +71,7 @@ class Contender:
     worker: WorkerProcess
     key: str
     limits: Limits
+    call_limits: Limits | None = None  # where they are other than those of every request
 
     def prepare(self, inputs: Inputs, *, flush: bool, poison: int) -> None:
         """Fresh copies of the inputs in the worker."""
@@ -82,7 +85,7 @@ class Contender:
     def run(self, *, counters: bool = False) -> Reply:
         """One call. The reply's value has ``seconds`` (and ``counters``); its own ``seconds`` are the
         parent's wall time."""
-        return self.worker.call("run", {"counters": counters}, limits=self.limits)
+        return self.worker.call("run", {"counters": counters}, limits=self.call_limits or self.limits)
 
     def inspect(self) -> Mapping[str, Any]:
         """What the last call left behind in the process: ``foreign`` activity and ``patched`` functions."""
@@ -144,11 +147,15 @@ class Session:
         self._starting = Lock()  # of the oracle, which a warm-up asks beside the others
         self._closed = False
         self._spawned: list[WorkerProcess] = []
+        self._spares = Spares(lambda n: self._contender(f"spare-{n}", trusted=False))
         self._lifted = Lifted.of(ref)
         self.limits = Limits(
             float(spec.options.get("timeout_s", 60.0)) + self._lifted.queue_seconds,
-            int(spec.options.get("memory_bytes", 8 << 30)),
+            int(spec.options.get("memory_bytes", device.facts.get("host_memory_bytes", 8 << 30))),
         )
+        #: Of the calls themselves: a device may say how long none takes that is worth having.
+        call_seconds = spec.options.get("timeout_s", device.facts.get("call_timeout_s", 60.0))
+        self.call_limits = attrs.evolve(self.limits, seconds=float(call_seconds) + self._lifted.queue_seconds)
 
     @property
     def measured(self) -> bool:
@@ -294,7 +301,9 @@ class Session:
         worker = self._workers.get(lane)
         key = f"{candidate.id}/{artifact.key}/{case.name}"
         if worker is None or not worker.alive:
-            worker = self._contender(lane, trusted=False)
+            worker = self._spares.take() or self._contender(lane, trusted=False)
+            if not self.device.shares_host:  # there, starting one would disturb what is timed
+                self._spares.start()
             self._workers[lane] = worker
             self._loaded[lane] = set()
         loaded = self._loaded[lane]
@@ -314,7 +323,7 @@ class Session:
             }
             worker.call("load", arguments, [fd], limits=self.limits)
             loaded.add(key)
-        return Contender(name or candidate.id, worker, key, self.limits)
+        return Contender(name or candidate.id, worker, key, self.limits, self.call_limits)
 
     def warm(self, note: Callable[[str], None]) -> None:
         """Start what the first evaluation will need while the specification is still being checked: a
@@ -328,6 +337,10 @@ class Session:
                     if which.kind != "eager":
                         note(f"compiling the baseline {which.name} on case '{case.name}'")
                     self.baseline(which, case)
+
+    def settle(self) -> None:
+        """Wait until nothing is being started any more: before timing."""
+        self._spares.settle()
 
     def retire(self, lane: str) -> None:
         """Kill a candidate worker: the next candidate of that lane gets a new process."""
@@ -344,6 +357,7 @@ class Session:
     def close(self) -> None:
         """Kill every worker and remove the scratch directory. Safe to call again, and from another thread."""
         self._closed = True
+        self._spares.close()
         for worker in list(self._spawned):
             worker.kill()
         self._workers.clear()

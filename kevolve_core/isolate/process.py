@@ -50,11 +50,13 @@ class Reply:
 
 class RemoteError(WorkerError):
     """The operation raised inside the worker. ``kind`` is ``exception`` or ``out_of_memory``; the worker
-    lives on. ``parts`` are the what, got, where and mend of a `KevolveError`, {} of another exception."""
+    lives on, unless it said that it is ``lost`` (why, else ""): then it has been killed. ``parts`` are the
+    what, got, where and mend of a `KevolveError`, {} of another exception."""
 
     def __init__(self, error: Mapping[str, Any]) -> None:
         self.type = str(error.get("type", ""))
         self.log = str(error.get("log", ""))
+        self.lost = str(error.get("lost", ""))
         parts = error.get("parts")
         self.parts: Mapping[str, str] = parts if isinstance(parts, dict) else {}
         super().__init__(
@@ -181,6 +183,8 @@ class WorkerProcess:
             self.kill()
             raise WorkerError(f"the {self.name} worker answered out of turn", kind="protocol")
         if "error" in answer:
+            if answer["error"].get("lost"):
+                self.kill()
             raise RemoteError(answer["error"])
         return Reply(answer.get("ok"), tuple(received), seconds)
 

@@ -36,7 +36,8 @@ _MACHINES: Mapping[str, Mapping[str, Any]] = {
         "audit": 0xC000003E,
         "seccomp": 317,
         "network": (41, 42, 43, 49, 50, 288, 53),  # socket, connect, accept, bind, listen, accept4, …
-        "process": (57, 58, 59, 322, 435, 101, 310, 311, 312, 434, 438, 424, 425, 321, 298, 304, 129, 297),
+        "process": (57, 58, 59, 322, 435),  # fork, vfork, execve, execveat, clone3
+        "reach": (101, 310, 311, 312, 434, 438, 424, 425, 321, 298, 304, 129, 297),  # ptrace, pidfd, bpf, …
         "signal": (62, 234),  # kill, tgkill: only to itself
         "clone": 56,
         "write": (85, 82, 264, 316, 87, 263, 84, 83, 258, 86, 265, 88, 266, 76, 90, 91, 268, 92, 93, 94, 260,
@@ -49,7 +50,8 @@ _MACHINES: Mapping[str, Mapping[str, Any]] = {
         "audit": 0xC00000B7,
         "seccomp": 277,
         "network": (198, 203, 202, 200, 201, 242, 199),
-        "process": (221, 281, 435, 117, 270, 271, 272, 434, 438, 424, 425, 280, 241, 265, 138, 240),
+        "process": (221, 281, 435),
+        "reach": (117, 270, 271, 272, 434, 438, 424, 425, 280, 241, 265, 138, 240),
         "signal": (129, 131),
         "clone": 220,
         "write": (38, 276, 35, 34, 37, 36, 45, 52, 53, 54, 55, 33, 40, 39, 51, 437, 452),
@@ -107,9 +109,18 @@ def drop_privileges() -> None:
     _libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(bytes(24)))
 
 
-def confine(*, network: bool = False, write: bool = False) -> str:
-    """Install the seccomp filter on every thread of this process. ``network`` and ``write`` are granted
-    exceptions.
+def confine(
+    *,
+    network: bool = False,
+    write: bool = False,
+    processes: bool = False,
+) -> str:
+    """Install the seccomp filter on every thread of this process.
+
+    Args:
+        network: a granted exception: sockets.
+        write: a granted exception: opening files for writing.
+        processes: a granted exception: starting programs (compilers).
 
     Returns:
         What is in force, in words; where the kernel refuses, the reason.
@@ -117,7 +128,7 @@ def confine(*, network: bool = False, write: bool = False) -> str:
     machine = _MACHINES.get(platform.machine())
     if machine is None:
         return f"no system-call filter: {platform.machine()} is not known"
-    program = _program(machine, network=network, write=write)
+    program = _program(machine, network=network, write=write, processes=processes)
     buffer = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *i) for i in program))
     filter_program = struct.pack("<HxxxxxxQ", len(program), ctypes.addressof(buffer))
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -129,14 +140,17 @@ def confine(*, network: bool = False, write: bool = False) -> str:
     )
     if code != 0:
         return f"no system-call filter: {os.strerror(ctypes.get_errno())}"
-    denied = ["processes", *([] if network else ["network"]), *([] if write else ["file writes"])]
+    granted = {"processes": processes, "network": network, "file writes": write}
+    denied = [name for name, allowed in granted.items() if not allowed] or ["tracing"]
     return "system calls refused: " + ", ".join(denied)
 
 
 _Instruction = tuple[int, int, int, int]
 
 
-def _program(machine: Mapping[str, Any], *, network: bool, write: bool) -> list[_Instruction]:
+def _program(
+    machine: Mapping[str, Any], *, network: bool, write: bool, processes: bool
+) -> list[_Instruction]:
     """Classic BPF over struct seccomp_data {nr, arch, ip, args[6]}: a chain of independent checks, each of
     which returns EPERM or falls through to the next."""
     refuse: _Instruction = (_RET, 0, 0, _ERRNO | errno.EPERM)
@@ -148,7 +162,8 @@ def _program(machine: Mapping[str, Any], *, network: bool, write: bool) -> list[
         load_number,
     ]
     numbers = [
-        *machine["process"],
+        *machine["reach"],
+        *(() if processes else machine["process"]),
         *(() if network else machine["network"]),
         *(() if write else machine["write"]),
     ]
@@ -163,13 +178,14 @@ def _program(machine: Mapping[str, Any], *, network: bool, write: bool) -> list[
             refuse,
             load_number,
         ]
-    program += [  # clone without CLONE_THREAD is a new process
-        (_JEQ, 0, 3, machine["clone"]),
-        (_LD_W_ABS, 0, 0, 16),
-        (_JSET, 1, 0, _CLONE_THREAD),
-        refuse,
-        load_number,
-    ]
+    if not processes:
+        program += [  # clone without CLONE_THREAD is a new process
+            (_JEQ, 0, 3, machine["clone"]),
+            (_LD_W_ABS, 0, 0, 16),
+            (_JSET, 1, 0, _CLONE_THREAD),
+            refuse,
+            load_number,
+        ]
     if not write:
         for opening in (machine["open"], machine["openat"]):
             if opening is not None:

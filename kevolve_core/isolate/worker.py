@@ -3,7 +3,8 @@ goes.
 
 Started as ``python -m kevolve_core.isolate.worker CHANNEL LIFELINE``. The first message names the role
 (``module:class``) and its configuration. A role has a method ``op_NAME(**arguments) -> (reply, blocks)`` an
-operation.
+operation, and may have ``unusable() -> str``: asked after an operation failed, it says why the process is no
+longer good for another one, or "".
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ def main() -> None:
             answer = {"ok": reply, "id": request["id"]}
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             answer = {**_failure(error), "id": request["id"]}
+            if lost := getattr(role, "unusable", str)():
+                answer["error"]["lost"] = lost[:_LOG_LIMIT]
         channel.send(answer, [b.fd for b in blocks])
         for block in blocks:
             block.close()

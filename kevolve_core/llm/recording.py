@@ -120,7 +120,7 @@ def pack(recording: Recording, file: Path) -> None:
     lines += [{"proposal": None if c is None else to_plain(c)} for c in recording.proposals]
     for phase, evaluations in recording.evaluations.items():
         lines += [{"evaluation": phase, "of": to_plain(e)} for e in evaluations.values()]
-    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
     with guarded(str(file)):
         file.parent.mkdir(parents=True, exist_ok=True)
         data = text.encode()
@@ -213,5 +213,5 @@ def _call(plain: Mapping[str, Any]) -> Call:
         cost=Cost(**plain["cost"]),
         fault=plain["fault"],
         about=plain["about"],
-        seconds=plain["seconds"],
+        seconds=plain.get("seconds", 0.0),
     )

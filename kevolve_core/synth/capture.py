@@ -189,9 +189,15 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _decompositions(keep: frozenset[str]) -> dict[Any, Callable[..., Any]]:
-    from torch._decomp import core_aten_decompositions
+    from torch._decomp import core_aten_decompositions, get_decompositions
 
-    table = {**core_aten_decompositions(), **DECOMPOSITIONS}
+    aten = torch.ops.aten
+    more = get_decompositions(
+        [aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d, aten.upsample_bicubic2d,
+         aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.grid_sampler_2d,
+         aten._trilinear]
+    )  # fmt: skip
+    table = {**core_aten_decompositions(), **more, **DECOMPOSITIONS}
     return {op: f for op, f in table.items() if str(op) not in keep}
 
 

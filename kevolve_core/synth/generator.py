@@ -15,7 +15,7 @@ from kevolve_core.interfaces import Proposal, Renderer, Work
 from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin, content_hash
-from kevolve_core.space import Space
+from kevolve_core.space import Point, Space
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
@@ -142,7 +142,7 @@ class SynthGenerator:
         for recorded in context.experience if context.attempt == 0 else ():
             genome = Genome.parsed(recorded)
             if genome is not None and genome.language in self._renderers:
-                yield self._with_steps(genome, genome.steps), "experience"
+                yield self._with_steps(genome, self._renamed(genome)), "experience"
         if context.preference is not None and context.operator != "sample":
             pool = self._pool(context)
             worth = context.preference([genome.plain() for genome in pool])
@@ -153,6 +153,14 @@ class SynthGenerator:
         for attempt in range(count):
             rng = random.Random(f"{context.seed}:{context.sequence}:{context.attempt}:{attempt}")
             yield self._genome(context, rng, attempt)
+
+    def _renamed(self, genome: Genome) -> Mapping[str, Point]:
+        """Schedules under this graph's names: a similar reference's steps have others, and where there are as
+        many, their order says which is which."""
+        names = list(self._spaces_of(genome.partition, genome.language))
+        if len(names) != len(genome.steps) or not set(names).isdisjoint(genome.steps):
+            return genome.steps
+        return dict(zip(names, genome.steps.values(), strict=True))
 
     def _parents(self, context: Proposal) -> list[Genome]:
         parents = [g for p in context.parents if (g := Genome.parsed(p.genome)) is not None]
@@ -294,7 +302,7 @@ class SynthGenerator:
             candidate,
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
-            libraries=tuple(sorted(candidate.libraries)),
+            libraries=tuple(sorted({*candidate.libraries, *_libraries(programs)})),
             origin=Origin(self.name, context.operator, {"move": note}),
         )
 

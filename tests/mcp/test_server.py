@@ -16,11 +16,11 @@ pytest.importorskip("mcp", reason="the official MCP package is not installed: pi
 import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from tests.toy import plugin as toy
 
 from kevolve_core.cli.app import run as kevolve
 from kevolve_core.knowledge import Page
 from kevolve_core.knowledge.experience.book import write_page
+from tests.double import plugin as toy
 from tests.mcp import secret_plugin
 from tests.mcp.secret_plugin import CANARY
 
@@ -64,7 +64,7 @@ def speak(home: Path, talk: Callable[[Ask], Awaitable[None]], *options: str) -> 
     server = StdioServerParameters(command=sys.executable, args=arguments, env=environment, cwd=home)
 
     async def main() -> None:
-        with anyio.fail_after(60):
+        with anyio.fail_after(300):
             async with Client(stdio_client(server)) as client:
 
                 async def ask(tool: str, **arguments: Any) -> Any:

@@ -155,6 +155,27 @@ def test_work_counts_inputs_and_outputs_once_and_products_apart() -> None:
     assert work.library_flops == 2 * 9 * 7 * 5
 
 
+def experienced(steps: Mapping[str, Point]) -> Mapping[str, Any]:
+    """The steps of a draft that starts from experience with ``steps``."""
+    recorded = {"generator": "synth", "language": "text", "steps": steps}
+    proposal = Proposal(SPEC, DEVICE, 3, 0, lane="warm", experience=(recorded,))
+    made = SynthGenerator(SPEC, {"text": Printer()}, space, DEVICE).propose_now(proposal, 1)
+    genome = Genome.parsed(made[0].genome)
+    assert genome is not None
+    return genome.steps
+
+
+def test_experience_with_other_steps_is_taken_in_their_order() -> None:
+    names = list(experienced({}))
+    foreign = {f"k_other{n}": {"tile": 8 if n == 0 else 4, "unroll": 1} for n in range(len(names))}
+    assert [point["tile"] for point in experienced(foreign).values()] == [8] + [4] * (len(names) - 1)
+
+
+def test_experience_with_another_number_of_steps_says_nothing_about_them() -> None:
+    foreign = {f"k_other{n}": {"tile": 8, "unroll": 1} for n in range(9)}
+    assert {point["tile"] for point in experienced(foreign).values()} == {2}
+
+
 def preferring(context: Proposal, worth: Any, **changes: Any) -> Proposal:
     return evolve(context, preference=lambda genomes: [worth(Genome.parsed(g)) for g in genomes], **changes)
 

@@ -36,8 +36,9 @@ class MctsPolicy:
 
     A node is worth the best score below it, as a rank among all scores kept, so that the bound's scale fits
     whatever the scores' is. Proposals in flight count as visits without gain (virtual loss), which keeps
-    them apart. At most ``nodes`` are kept; the worst leaf goes first. Defaults are estimated, but for
-    ``exploration``, which is 1/√2 in Kocsis and Szepesvári's analysis for rewards in [0, 1].
+    them apart. At most ``nodes`` are kept; the worst leaf goes first. Defaults are estimated. ``exploration``
+    is far below the 1/√2 of Kocsis and Szepesvári's analysis, which is for means of rewards: a best score
+    does not fall with bad luck below it.
 
     Args:
         drafts: the first proposals are drafts.
@@ -46,7 +47,7 @@ class MctsPolicy:
     name = "mcts"
 
     def __init__(
-        self, *, drafts: int = 8, exploration: float = 0.7, widening: float = 1.5, nodes: int = 1024
+        self, *, drafts: int = 8, exploration: float = 0.1, widening: float = 1.5, nodes: int = 1024
     ) -> None:
         self._drafts, self._exploration, self._widening, self._capacity = drafts, exploration, widening, nodes
         self._root = _Node("", None, 0.0, -1, visits=0)

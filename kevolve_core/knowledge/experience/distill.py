@@ -89,8 +89,10 @@ def _winner(store: RunStore, found: Sequence[Trial], learned: Learned) -> Iterab
         data["genome"] = dict(winner.genome)
     name = content_hash([spec.fingerprint, place, winner.id])[:8]
     sizes = "; ".join(f"{c.name}: {_shapes(spec, c.name)}" for c in spec.timed_cases)
+    unfinished = "" if store.info().final else " The run was not finished: nothing is confirmed."
     lines = [
-        f"Learned from run {learned.run}: {len(found)} candidates by {store.settings.get('generator', '?')}.",
+        f"Learned from run {learned.run}: {len(found)} candidates by "
+        f"{store.settings.get('generator', '?')}.{unfinished}",
         "",
         f"- Computes {', '.join(signature.operators) or spec.name} ({sizes}).",
         f"- The best kernel is in {winner.language}, {score:.2f} times as fast as the best baseline "
@@ -117,12 +119,14 @@ def _winner(store: RunStore, found: Sequence[Trial], learned: Learned) -> Iterab
 
 
 def _final(store: RunStore) -> Evaluation | None:
-    """The evaluation that carries the run's result, or the best of its search."""
+    """The evaluation that carries the run's result; of an unfinished run the most trustworthy there is."""
     info = store.info()
     if info.final is not None:
         return store.evaluation(*info.final)
-    best = next(iter(store.top(1)), None)
-    return None if best is None else store.evaluation("search", best.sequence)
+    for phase in ("confirm", "race", "search"):
+        for best in store.top(1, phase):
+            return store.evaluation(phase, best.sequence)
+    return None
 
 
 def _bottleneck(evaluation: Evaluation) -> list[str]:

@@ -26,6 +26,7 @@ from kevolve_core.ir import (
     walk,
 )
 from kevolve_core.languages.triton.render.contraction import is_product
+from kevolve_core.languages.triton.render.nest import without_first
 from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.tiling import (
@@ -105,6 +106,7 @@ def _contiguous(nest: LoopNest, tiling: Tiling) -> tuple[int, int]:
     """Elements accessed with steps of one along the last row axis, and along the last column axis."""
     found = [0, 0]
     lasts = [axes[-1].name if axes else "" for axes in (tiling.rows, tiling.cols)]
+    extents = {a.name: a.extent for a in nest.axes}
     for s in nest.body:
         accesses = [e for root in expressions(s) for e in walk(root) if isinstance(e, Load)]
         for access in (*accesses, *((s,) if isinstance(s, Store) else ())):
@@ -114,7 +116,7 @@ def _contiguous(nest: LoopNest, tiling: Tiling) -> tuple[int, int]:
             for k, axis in enumerate(lasts):
                 if form[1].get(axis) == 1:
                     walked = {a for i in access.index for a in (affine(i) or (0, {}))[1]}
-                    found[k] += math.prod(nest.extent(a) for a in walked)
+                    found[k] += math.prod(extents.get(a, 1) for a in walked)
     return found[0], found[1]
 
 
@@ -148,6 +150,8 @@ def schedule_space(step: Step, facts: TritonFacts) -> Space:
     constraints: list[Constraint] = []
     if isinstance(step, LibraryCall) and is_product(step):
         parameters, constraints = _product_parameters(step, facts)
+    if nest is not None and isinstance(step, LibraryCall) and step.repeat:
+        nest = without_first(nest)
     if nest is not None:
         more, held = _nest_parameters(nest, facts)
         parameters, constraints = parameters + more, constraints + held

@@ -284,18 +284,22 @@ def _cat(lowering: Lowering, tensors: Sequence[Value], dim: int = 0) -> Value:
         ends: list[int] = []
         for t in parts:
             ends.append((ends[-1] if ends else 0) + t.shape[d])
-        out: Expr | None = None
-        for t, end in reversed(list(zip(sources, ends, strict=True))):
-            if not t.shape[d]:
-                continue
+        pieces = [(t, end) for t, end in zip(sources, ends, strict=True) if t.shape[d]]
+        if not pieces:
+            raise lowering.unsupported("concatenation of empty tensors only")
+
+        def among(low: int, high: int) -> Expr:
+            """The element, which lies in one of ``pieces[low:high]``: halved, so that many nest few deep."""
+            if high - low > 1:
+                middle = (low + high) // 2
+                first = ix.compare("lt", i[d], pieces[middle - 1][1])
+                return where(first, among(low, middle), among(middle, high))
+            t, end = pieces[low]
             at = (*i[:d], ix.sub(i[d], integer(end - t.shape[d])), *i[d + 1 :])
             inside = conjunction([ix.compare("ge", at[d], 0), ix.compare("lt", at[d], t.shape[d])])
-            zero = cast(integer(0), t.dtype)
-            piece = cast(masked(t, at, inside, zero), dtype)
-            out = piece if out is None else where(ix.compare("lt", i[d], end), piece, out)
-        if out is None:
-            raise lowering.unsupported("concatenation of empty tensors only")
-        return out
+            return cast(masked(t, at, inside, cast(integer(0), t.dtype)), dtype)
+
+        return among(0, len(pieces))
 
     return lowering.point(shape, dtype, make)
 

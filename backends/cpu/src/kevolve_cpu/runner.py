@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import gc
-import importlib.util
 import random
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import torch
 
 from kevolve_core.errors import KevolveError
+from kevolve_core.isolate.entry import EntryModules, entry_of
 from kevolve_core.model import Artifact
 from kevolve_core.native import binding
 from kevolve_cpu.counters import software_counters
@@ -50,8 +49,7 @@ class CpuRunner:
         self._watch = ThreadWatch()
         self._workdir: Path | None = None
         self._loader: LibraryLoader | None = None
-        self._folder = ""
-        self._loads = 0
+        self._modules = EntryModules()
         self._random = random.Random()  # addresses only: nothing that is recorded depends on it
         self._recent: OrderedDict[int, None] = OrderedDict()
 
@@ -74,19 +72,8 @@ class CpuRunner:
         if self._loader is not None:
             self.reset()
         self._loader = LibraryLoader(artifact.binaries)
-        self._folder = str(candidate_dir.resolve())
-        entry = _entry(artifact, candidate_dir)
-        self._loads += 1
-        name = f"_kevolve_candidate_{self._loads}_{PurePosixPath(entry).stem}"
-        spec = importlib.util.spec_from_file_location(name, candidate_dir / entry)
-        if spec is None or spec.loader is None:
-            raise KevolveError("the candidate's entry is no Python module", got=entry, where=self._folder)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # pickling and dataclasses look a module up by its name
-        sys.path.insert(0, self._folder)
         with binding(self._loader):
-            spec.loader.exec_module(module)
-        return module
+            return self._modules.load(candidate_dir, entry_of(artifact, candidate_dir))
 
     def upload(self, tensor: torch.Tensor, *, guarded: bool = False) -> torch.Tensor:
         """A copy with the same shape, strides and place in its storage, at an address not given out lately:
@@ -153,12 +140,7 @@ class CpuRunner:
         """Forget the candidate: its modules, its libraries, its place on the import path."""
         if self._loader is None:
             return
-        for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None) or "").startswith(self._folder + "/"):
-                del sys.modules[name]
-        while self._folder in sys.path:
-            sys.path.remove(self._folder)
-        gc.collect()
+        self._modules.reset()
         # A thread of the candidate's may still be in its code: then the library stays mapped, or the worker
         # would crash in the next candidate's name.
         if not self._watch.check() and not self._watch.found:
@@ -184,18 +166,3 @@ class CpuRunner:
         storage: Any = (ctypes.c_uint8 * nbytes).from_address(address)
         storage.backing = backing  # lives as long as the tensor, which holds the buffer it is made from
         return torch.frombuffer(storage, dtype=dtype)
-
-
-def _entry(artifact: Artifact, candidate_dir: Path) -> str:
-    named = artifact.facts.get("entry")
-    if named:
-        return str(named)
-    modules = sorted(p.name for p in candidate_dir.glob("*.py"))
-    if len(modules) == 1:
-        return modules[0]
-    raise KevolveError(
-        "it is not clear which module is the candidate's entry",
-        got=", ".join(modules) or "no Python file",
-        where=str(candidate_dir),
-        mend="compile it with this backend's compiler, which notes the entry",
-    )

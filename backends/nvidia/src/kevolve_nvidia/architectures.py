@@ -106,10 +106,10 @@ def occupancy(arch: Architecture, threads: int, registers: int, shared_bytes: in
     by_registers = (arch.registers // 4 // per_warp) * 4 // warps
     shared = -(-(shared_bytes + _RESERVED_SHARED) // _SHARED_UNIT) * _SHARED_UNIT
     limits = {
+        "warps": arch.warps // warps,
+        "blocks": arch.blocks,
         "registers": by_registers,
         "shared memory": arch.shared_bytes // shared,
-        "blocks": arch.blocks,
-        "warps": arch.warps // warps,
     }
     limit = min(limits, key=lambda name: limits[name])
     blocks = limits[limit]

@@ -116,7 +116,9 @@ def kernel_facts(
         # cuobjdump counts the KiB that the system keeps of each block among SHARED from sm_90 on.
         own = max(0, usage.get("shared_bytes", 0) - (1024 if arch.capability >= 90 else 0))
         known: dict[str, Any] = {**usage, "shared_bytes": own + shared.get(kernel, 0)}
-        known["spill_bytes"] = usage.get("local_bytes", 0) or usage.get("stack_bytes", 0)
+        # A stack frame that no instruction touches is no spill; without a disassembly it is taken for one.
+        touched = not mix or mix.get("local", 0)
+        known["spill_bytes"] = (usage.get("local_bytes", 0) or usage.get("stack_bytes", 0)) if touched else 0
         if kernel in threads:
             fits = occupancy(arch, threads[kernel], usage.get("registers", 0), known["shared_bytes"])
             known |= {

@@ -17,7 +17,8 @@ _FLAGS = ["--std=c++17", "--device-as-default-execution-space"]
 
 def _headers() -> list[str]:
     spec = importlib.util.find_spec("nvidia")
-    folders = [os.path.join(p, "cu13", "include") for p in (spec.submodule_search_locations or [])] if spec else []
+    wheels = list(spec.submodule_search_locations or []) if spec else []
+    folders = [os.path.join(p, "cu13", "include") for p in wheels]
     folders += [os.path.join(os.environ[k], "include") for k in ("CUDA_HOME", "CUDA_PATH") if k in os.environ]
     folders.append("/usr/local/cuda/include")
     return [f"-I{p}" for p in folders if os.path.isdir(p)]
@@ -49,7 +50,7 @@ def _build(file: str) -> bytes:
         nvrtc.nvrtcGetProgramLog(program, log)
         raise RuntimeError(f"NVRTC cannot build this kernel for {arch}:\n{log.decode(errors='replace')}")
     _, size = nvrtc.nvrtcGetCUBINSize(program)
-    cubin = b" " * size
+    cubin: bytes = b" " * size
     nvrtc.nvrtcGetCUBIN(program, cubin)
     return cubin
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from kevolve_core.errors import KevolveError
@@ -35,26 +35,29 @@ def target_of(arch: str) -> Target:
     return Target("nvidia", arch)
 
 
-def found_devices(capabilities: frozenset[str]) -> tuple[Device, ...]:
-    """Every GPU that the driver shows; none where there is no driver, no GPU, or no permission."""
+def found_devices(capabilities: frozenset[str], more: Mapping[str, Any] | None = None) -> tuple[Device, ...]:
+    """Every GPU that the driver shows, with ``more`` among its facts; none where there is no driver, no GPU,
+    or no permission."""
     try:
         driver = api()
         checked("cuInit", driver.cuInit(0))
         count = checked("cuDeviceGetCount", driver.cuDeviceGetCount())
         version = checked("cuDriverGetVersion", driver.cuDriverGetVersion())
-        return tuple(_device(driver, i, int(version), capabilities) for i in range(count))
+        return tuple(_device(driver, i, int(version), capabilities, more or {}) for i in range(count))
     except (KevolveError, RuntimeError, OSError):
         # cuda-bindings raises a RuntimeError of its own where it finds no libcuda.
         return ()
 
 
-def _device(driver: Any, index: int, version: int, capabilities: frozenset[str]) -> Device:
+def _device(
+    driver: Any, index: int, version: int, capabilities: frozenset[str], more: Mapping[str, Any]
+) -> Device:
     handle = checked("cuDeviceGet", driver.cuDeviceGet(index))
-    name = checked("cuDeviceGetName", driver.cuDeviceGetName(256, handle)).rstrip(b"\0").decode()
-    facts = {fact: _attribute(driver, handle, attribute) for fact, attribute in _ATTRIBUTES.items()}
-    major, minor = (
-        _attribute(driver, handle, f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR")
-    )
+    name = checked("cuDeviceGetName", driver.cuDeviceGetName(256, handle)).split(b"\0")[0].decode().strip()
+    facts: dict[str, Any] = {
+        fact: _attribute(driver, handle, attribute) for fact, attribute in _ATTRIBUTES.items()
+    }
+    major, minor = (_attribute(driver, handle, f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
     facts |= {
         "index": index,
         "compute_capability": 10 * major + minor,
@@ -62,6 +65,10 @@ def _device(driver: Any, index: int, version: int, capabilities: frozenset[str])
         "uuid": bytes(checked("cuDeviceGetUuid", driver.cuDeviceGetUuid(handle)).bytes).hex(),
         "cuda_driver": f"{version // 1000}.{version % 1000 // 10}",
         "threads": _host_cpus(),
+        # What a call may take by default: no kernel worth having runs longer, and an endless one has to be
+        # given up soon. The host's memory holds CUDA's own mappings too. Both `estimated`.
+        "call_timeout_s": 6.0,
+        "host_memory_bytes": 24 << 30,
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
     }
     return Device(
@@ -70,7 +77,7 @@ def _device(driver: Any, index: int, version: int, capabilities: frozenset[str])
         name=name,
         target=target_of(name_of(10 * major + minor)),
         capabilities=capabilities,
-        facts=facts,
+        facts={**facts, **more},
     )
 
 

@@ -39,9 +39,7 @@ class Kernel:
 
     def __init__(self, module: typing.Any, name: str, codes: str) -> None:
         self.name = name
-        self._function = _checked(
-            f"no kernel '{name}'", _driver.cuModuleGetFunction(module, name.encode())
-        )
+        self._function = _checked(f"no kernel '{name}'", _driver.cuModuleGetFunction(module, name.encode()))
         self._types = tuple(_CODES[code] for code in codes)
         self._shared = _STATIC_SHARED
         self._wide = False
@@ -80,9 +78,7 @@ class Kernel:
             _driver.cuLaunchKernelEx(config, self._function, (args, self._types), 0),
         )
 
-    def _attributes(
-        self, cluster: int | typing.Sequence[int] | None, cooperative: bool
-    ) -> list[typing.Any]:
+    def _attributes(self, cluster: int | typing.Sequence[int] | None, cooperative: bool) -> list[typing.Any]:
         found = []
         if cluster is not None:
             attribute = _driver.CUlaunchAttribute()

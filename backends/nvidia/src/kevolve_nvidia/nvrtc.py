@@ -59,7 +59,7 @@ def compile_cuda(
         ToolchainMissingError: there is no NVRTC.
     """
     nvrtc = _nvrtc()
-    known = {int(a) for a in _ok(nvrtc, "nvrtcGetSupportedArchs", nvrtc.nvrtcGetSupportedArchs())}
+    known = {int(a) for a in _ok("nvrtcGetSupportedArchs", nvrtc.nvrtcGetSupportedArchs())}
     if arch.capability not in known:
         raise UnsupportedError(
             "this NVRTC makes no code for the architecture",
@@ -69,7 +69,6 @@ def compile_cuda(
         )
     headers = {n: t for n, t in files.items() if n != name and not n.endswith(".py")}
     program = _ok(
-        nvrtc,
         "nvrtcCreateProgram",
         nvrtc.nvrtcCreateProgram(
             files[name].encode(),
@@ -92,7 +91,7 @@ def compile_cuda(
         )
     cubin = _bytes(nvrtc, "CUBIN", program)
     ptx = _text(nvrtc, "PTX", program)
-    _ok(nvrtc, "nvrtcDestroyProgram", nvrtc.nvrtcDestroyProgram(program))
+    _ok("nvrtcDestroyProgram", nvrtc.nvrtcDestroyProgram(program))
     return cubin, ptx, log
 
 
@@ -119,7 +118,7 @@ def assemble(name: str, text: str, arch: Architecture, work: Path) -> tuple[byte
     return made, log
 
 
-def _ok(nvrtc: Any, call: str, result: tuple[Any, ...]) -> Any:
+def _ok(call: str, result: tuple[Any, ...]) -> Any:
     """What an NVRTC function returned beside its code."""
     code, *values = result
     if int(code) != 0:
@@ -132,9 +131,9 @@ def _ok(nvrtc: Any, call: str, result: tuple[Any, ...]) -> Any:
 
 
 def _bytes(nvrtc: Any, what: str, program: Any) -> bytes:
-    size = _ok(nvrtc, f"nvrtcGet{what}Size", getattr(nvrtc, f"nvrtcGet{what}Size")(program))
+    size = _ok(f"nvrtcGet{what}Size", getattr(nvrtc, f"nvrtcGet{what}Size")(program))
     buffer = b" " * int(size)
-    _ok(nvrtc, f"nvrtcGet{what}", getattr(nvrtc, f"nvrtcGet{what}")(program, buffer))
+    _ok(f"nvrtcGet{what}", getattr(nvrtc, f"nvrtcGet{what}")(program, buffer))
     return buffer
 
 

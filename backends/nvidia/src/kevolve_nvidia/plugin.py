@@ -5,7 +5,6 @@ Importable without torch, Triton, CUDA's libraries and a driver.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,19 +29,13 @@ __all__ = ["MANIFEST", "NvidiaBackend", "kevolve_register"]
 _PASSED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 
 
-def _languages() -> tuple[str, ...]:
-    cute = importlib.util.find_spec("cutlass") is not None
-    return ("triton", "cuda", "cute") if cute else ("triton", "cuda")
-
-
 MANIFEST = Manifest(
     name="nvidia",
     api_version=(1, 0),
-    languages=_languages(),
+    languages=("triton", "cuda"),
     capabilities=frozenset({"compile", "run", "time", "profile", "synth", "counters"}),
     evidence="measured",
     options_schema=OPTIONS_SCHEMA,
-    needs={"run": {"devices": ["/dev/nvidia*"]}},
     worker_environment={
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # The driver writes its cache of compiled PTX to HOME, which a confined worker may not.
@@ -50,7 +43,7 @@ MANIFEST = Manifest(
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     },
-    description="NVIDIA GPUs: Triton, CUDA C++ and PTX, and CuTe DSL where it is installed",
+    description="NVIDIA GPUs: Triton, CUDA C++ through NVRTC, and PTX",
 )
 
 
@@ -79,9 +72,10 @@ class NvidiaBackend:
         from kevolve_nvidia.facts import compile_only, found_devices
         from kevolve_nvidia.peaks import cached_peaks
 
+        held = {"hold_seconds": self.settings.queue_ahead_us * 1e-6}
         found = [
             device if (peaks := cached_peaks(device, self.settings)) is None else peaks.on(device)
-            for device in found_devices(MANIFEST.capabilities)
+            for device in found_devices(MANIFEST.capabilities, held)
         ]
         return (*found, *(compile_only(name) for name in self.settings.compile_for))
 

@@ -22,7 +22,7 @@ OPTIONS_SCHEMA: Mapping[str, Any] = {
         "compile_for": {
             "type": "array",
             "items": {"type": "string", "pattern": "^sm_[0-9]+[af]?$"},
-            "description": "architectures to compile for without a GPU (sm_80, sm_90a, sm_100a); each "
+            "description": "architectures to compile for without a GPU (sm_80, sm_90a); each "
             "becomes a device that cannot run",
         },
         "nvrtc_flags": {
@@ -37,12 +37,12 @@ OPTIONS_SCHEMA: Mapping[str, Any] = {
         },
         "cache_dir": {
             "type": "string",
-            "description": "compile and measurement cache; default: kevolve/nvidia in the user's cache folder",
+            "description": "compile and measurement cache; default: kevolve/nvidia in the cache folder",
         },
         "cache_bytes": {
             "type": "integer",
             "minimum": 0,
-            "description": "size above which the compile cache drops what was not used lately; default 8 GiB",
+            "description": "size above which the compile cache drops what was not used lately; 8 GiB",
         },
         "compile_timeout_s": {
             "type": "number",
@@ -57,8 +57,8 @@ OPTIONS_SCHEMA: Mapping[str, Any] = {
         "queue_ahead_us": {
             "type": "number",
             "minimum": 0,
-            "description": "how long the device is held before a timed call, so that launches queue up behind "
-            "it and the host's launch time is not in the result; 0 times host and device; default 300",
+            "description": "how long the device is held before a timed call, so that launches queue up "
+            "behind it and the host's launch time is not in the result; 0: host and device; default 3000",
         },
     },
 }
@@ -81,7 +81,7 @@ class Settings:
     cache_bytes: int = 8 << 30
     compile_timeout_s: float = 120.0
     compile_workers: int = 0
-    queue_ahead_us: float = 300.0
+    queue_ahead_us: float = 3000.0
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Settings:

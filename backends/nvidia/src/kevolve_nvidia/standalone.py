@@ -18,5 +18,6 @@ def loader_source() -> str:
     cuda-bindings only. A kernel in Triton carries none of it.
     """
     folder = Path(__file__).parent
-    text = "\n\n".join((folder / name).read_text().partition(_MARK)[2] for name in ("launch.py", "carried.py"))
+    names = ("launch.py", "carried.py")
+    text = "\n\n".join((folder / name).read_text().partition(_MARK)[2] for name in names)
     return re.sub(r"  # noqa.*", "", text)

@@ -70,6 +70,8 @@ class Contraction:
 
 def is_product(call: LibraryCall) -> bool:
     """Whether the call may be a contraction; buffers' types and layouts can still say no."""
+    if call.repeat:
+        return False
     name = call.op.removeprefix("aten::").removesuffix(".default")
     if name in ("mm", "bmm"):
         return len(call.operands) == 2 and not call.attributes and not call.outputs

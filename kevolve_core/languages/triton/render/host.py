@@ -103,24 +103,37 @@ class _Case:
 
     def _launch(self, launch: Launch) -> None:
         call, kernel = launch.call, launch.kernel
+        lines: list[str] = []
         if call is not None:
-            self._call(call)
+            lines += self._call(call)
         if kernel is not None and kernel.grid:
-            arguments = [self.names[b] for b in kernel.buffers]
+            arguments = [self.names[b] for b in kernel.buffers] + (["step"] if kernel.step else [])
             arguments += [f"{k}={v}" for k, v in {**kernel.constexprs, **kernel.options}.items()]
-            self.lines.append(f"{kernel.name}[({kernel.grid},)]({', '.join(arguments)})")
+            lines.append(f"{kernel.name}[({kernel.grid},)]({', '.join(arguments)})")
+        if call is not None and call.repeat:
+            lines = [f"for step in range({call.repeat}):", *(f"    {line}" for line in lines)]
+        self.lines += lines
 
-    def _call(self, call: LibraryCall) -> None:
-        text = call_text(call, self._view)
+    def _moving(self, call: LibraryCall, operand: Operand) -> str:
+        """An operand of a recurrence at time ``step``."""
+        by = next((a for o, a in zip(call.operands, call.advance, strict=False) if o is operand), 0)
+        if not by:
+            return self._view(operand)
+        name = self.names[operand.buffer]
+        place = f"{operand.offset} + step * {by} + {name}.storage_offset()"
+        return f"{name}.as_strided({literal(operand.shape)}, {literal(operand.strides)}, {place})"
+
+    def _call(self, call: LibraryCall) -> list[str]:
+        text = call_text(call, lambda operand: self._moving(call, operand))
         if call.outputs:
             targets = ", ".join(self.names[b] if b else "_" for b in call.outputs)
-            self.lines.append(f"{targets}{',' if len(call.outputs) == 1 else ''} = {text}")
+            lines = [f"{targets}{',' if len(call.outputs) == 1 else ''} = {text}"]
             for b in filter(None, call.outputs):
                 stride = literal(self.program.buffers[b].stride)
-                self.lines.append(f"{self.names[b]} = _laid_out({self.names[b]}, {stride})")
-            return
+                lines.append(f"{self.names[b]} = _laid_out({self.names[b]}, {stride})")
+            return lines
         stride = literal(self.program.buffers[call.output].stride)
-        self.lines.append(f"{self.names[call.output]} = _laid_out({text}, {stride})")
+        return [f"{self.names[call.output]} = _laid_out({text}, {stride})"]
 
     def _result(self, structure: Any) -> str:
         if isinstance(structure, bool) or structure is None:

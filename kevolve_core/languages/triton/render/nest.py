@@ -26,7 +26,7 @@ from kevolve_core.languages.triton.render.scope import Scope
 from kevolve_core.languages.triton.render.tiling import Tiling, divisible, passes_of, tiling_of
 from kevolve_core.languages.triton.render.words import Names
 
-__all__ = ["Kernel", "contracted", "parameters", "print_nest"]
+__all__ = ["Kernel", "contracted", "parameters", "print_nest", "without_first"]
 
 
 @frozen
@@ -41,6 +41,7 @@ class Kernel:
         grid: programs.
         options: launch options.
         helpers: helper functions it calls.
+        step: whether it takes the number of the step of a recurrence after its buffers.
     """
 
     name: str
@@ -50,12 +51,18 @@ class Kernel:
     grid: int
     options: Mapping[str, int]
     helpers: tuple[str, ...] = ()
+    step: bool = False
 
 
 def parameters(nest: LoopNest) -> tuple[str, ...]:
     """Buffers a nest reads, then those it writes."""
     writes = nest.writes()
     return (*sorted(nest.reads() - set(writes)), *writes)
+
+
+def without_first(nest: LoopNest) -> LoopNest:
+    """``nest`` at one point of its first axis; expressions still mention that."""
+    return evolve(nest, axes=nest.axes[1:], outer=max(0, nest.outer - 1))
 
 
 def contracted(nest: LoopNest) -> LoopNest:
@@ -81,12 +88,14 @@ def print_nest(
     schedule: NestSchedule,
     function: str,
     taken: Sequence[str] = (),
+    step: bool = False,
 ) -> Kernel:
-    """The kernel of ``nest``. ``names`` are the buffers' parameters, ``taken`` names it must not use.
+    """The kernel of ``nest``. ``names`` are the buffers' parameters, ``taken`` names it must not use. With
+    ``step`` the first axis is a recurrence's: a launch computes the point of it that it is told.
 
     Raises UnsupportedError for what Triton cannot say.
     """
-    return _Nest(contracted(nest), buffers, names, schedule, function, taken).kernel()
+    return _Nest(contracted(nest), buffers, names, schedule, function, taken, step).kernel()
 
 
 @define
@@ -97,11 +106,12 @@ class _Nest:
     schedule: NestSchedule
     function: str
     taken: Sequence[str] = ()
+    step: bool = False
     tiling: Tiling = field(init=False)
 
     def kernel(self) -> Kernel:
         nest, s = self.nest, self.schedule
-        self.tiling = tiling = tiling_of(nest)
+        self.tiling = tiling = tiling_of(without_first(nest) if self.step else nest)
         self._check()
         tiled = bool(tiling.rows) and s.rows > 1
         rank = 2 if tiled else 1 if tiling.cols else 0
@@ -109,10 +119,11 @@ class _Nest:
         row_blocks = -(-rows // s.rows) if tiled else rows
         persistent = 0 < s.programs < row_blocks and bool(tiling.rows) and tiling.combines
         row_mask = "row_mask" if tiled and rows % s.rows else ""
-        variables = Names([*self.taken, "part", "block", *(self.names[b] for b in parameters(nest))])
+        variables = Names([*self.taken, "part", "block", "step", *(self.names[b] for b in parameters(nest))])
         printer = Printer(
             nest, tiling, self.buffers, self.names, variables,
             frozenset("R") if tiled else frozenset(), row_mask, rank,
+            scalars=(("step", nest.axes[:1] if self.step else ()),),
         )  # fmt: skip
         body = Scope()
         col_blocks = 1
@@ -139,12 +150,15 @@ class _Nest:
         if "COLS" in text:
             constexprs["COLS"] = s.cols
         buffers = parameters(nest)
-        arguments = [*(self.names[b] for b in buffers), *(f"{n}: tl.constexpr" for n in constexprs)]
+        arguments = [self.names[b] for b in buffers] + (["step"] if self.step else [])
+        arguments += [f"{n}: tl.constexpr" for n in constexprs]
+        jit = '@triton.jit(do_not_specialize=["step"])' if self.step else "@triton.jit"
         head = [f"def {self.function}({', '.join(arguments)}):", *(f"    # {x}" for x in _covers(nest))]
-        source = "\n".join(["@triton.jit", *head, *(f"    {x}" if x else "" for x in lines)])
+        source = "\n".join([jit, *head, *(f"    {x}" if x else "" for x in lines)])
         grid = s.programs if persistent else row_blocks * col_blocks * parts
         options = {"num_warps": s.num_warps, "num_stages": s.num_stages}
-        return Kernel(self.function, source, buffers, constexprs, grid, options, tuple(printer.helpers))
+        helpers = tuple(printer.helpers)
+        return Kernel(self.function, source, buffers, constexprs, grid, options, helpers, self.step)
 
     def _spreads(self) -> bool:
         """Whether a walk that only stores is longer than one step."""
@@ -156,7 +170,7 @@ class _Nest:
         )
 
     def _check(self) -> None:
-        for s in self.nest.body:
+        for s in () if self.step else self.nest.body:
             if isinstance(s, Store) and s.buffer in self.nest.reads():
                 raise UnsupportedError(
                     "a nest that reads what it writes is not printed in Triton",

@@ -12,7 +12,7 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.languages.hostcode import LAID_OUT, call_text, dispatch_text
 from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
 from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
-from kevolve_core.languages.triton.render.nest import Kernel, print_nest
+from kevolve_core.languages.triton.render.nest import Kernel, print_nest, without_first
 from kevolve_core.languages.triton.render.schedule import resolve
 from kevolve_core.languages.triton.render.steps import check_dtypes, chosen
 from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
@@ -40,7 +40,7 @@ class TritonRenderer:
             if isinstance(step, LibraryCall):
                 call_text(step, lambda operand: operand.buffer)
             if nest is not None:
-                _try(nest)
+                _try(nest, isinstance(step, LibraryCall) and step.repeat > 0)
         except KevolveError as error:
             return error.what
         return ""
@@ -65,11 +65,11 @@ class TritonRenderer:
             for x in steps:
                 if x.call is not None:
                     libraries[x.call.op] = None
-                    launches.append(Launch(call=x.call))
-                    continue
-                kernel = x.kernel(program.buffers, names, functions.fresh(f"{x.name}{suffix}_kernel"))
-                kernels.append(kernel)
-                launches.append(Launch(kernel=kernel))
+                kernel = None
+                if x.nest is not None:
+                    kernel = x.kernel(program.buffers, names, functions.fresh(f"{x.name}{suffix}_kernel"))
+                    kernels.append(kernel)
+                launches.append(Launch(kernel, x.call))
             entries.append(functions.fresh(f"run_{program.case}"))
             cases.append(case_text(f"_{entries[-1]}", program, launches, names))
         parts = [
@@ -91,7 +91,7 @@ class TritonRenderer:
         )  # fmt: skip
 
 
-def _try(nest: LoopNest) -> None:
+def _try(nest: LoopNest, step: bool = False) -> None:
     """Raise UnsupportedError where a nest has what no schedule can print, by printing it."""
     dtypes: dict[str, tuple[int, str]] = {}
 
@@ -109,10 +109,11 @@ def _try(nest: LoopNest) -> None:
             dtypes.setdefault(s.buffer, (len(s.index) + 1, s.value.dtype))
     buffers = {n: Buffer(n, (4,) * rank, dtype, "temp") for n, (rank, dtype) in dtypes.items()}
     for cols in (1 << 20, 16):
-        schedule = evolve(default_schedule(nest), cols=cols)
-        schedule = resolve(tiling_of(nest), {"rows": 2, "cols": cols}, schedule)
+        shape = without_first(nest) if step else nest
+        schedule = evolve(default_schedule(shape), cols=cols)
+        schedule = resolve(tiling_of(shape), {"rows": 2, "cols": cols}, schedule)
         check_dtypes(nest, buffers)
-        print_nest(nest, buffers, {n: identifier(n) for n in buffers}, schedule, "probe")
+        print_nest(nest, buffers, {n: identifier(n) for n in buffers}, schedule, "probe", step=step)
 
 
 def _buffer_names(programs: Sequence[Program]) -> dict[str, str]:

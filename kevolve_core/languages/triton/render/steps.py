@@ -17,7 +17,7 @@ from kevolve_core.languages.triton.render.contraction import (
     plain_nest,
 )
 from kevolve_core.languages.triton.render.helpers import HELPERS
-from kevolve_core.languages.triton.render.nest import Kernel, print_nest
+from kevolve_core.languages.triton.render.nest import Kernel, print_nest, without_first
 from kevolve_core.languages.triton.render.product import (
     ProductSchedule,
     print_product,
@@ -35,6 +35,7 @@ __all__ = ["Printed", "check_dtypes", "chosen"]
 @frozen
 class Printed:
     """One thing to launch: a library ``call``, or the kernel of ``nest``, after ``product`` where it has one.
+    A repeated call has both, and they take turns.
 
     ``buffers`` are temporary ones it needs beside the program's.
     """
@@ -57,8 +58,10 @@ class Printed:
             return print_product(
                 self.product, self.nest, self.covers, buffers, names, self.schedule, function, taken
             )
-        schedule = resolve(tiling_of(self.nest), self.point, default_schedule(self.nest))
-        return print_nest(self.nest, buffers, names, schedule, function, taken)
+        repeated = self.call is not None and self.call.repeat > 0
+        shape = without_first(self.nest) if repeated else self.nest
+        schedule = resolve(tiling_of(shape), self.point, default_schedule(shape))
+        return print_nest(self.nest, buffers, names, schedule, function, taken, repeated)
 
 
 def chosen(step: Step, program: Program, point: Mapping[str, Any]) -> list[Printed]:
@@ -68,6 +71,8 @@ def chosen(step: Step, program: Program, point: Mapping[str, Any]) -> list[Print
     found = contraction_of(step, program.buffers) if point.get("implementation") == "generated" else None
     if found is not None:
         return _generated(step, found, program, point)
+    if step.repeat:
+        return [Printed(step.name, call=step, nest=step.epilogue, point=point)]
     steps = [Printed(step.name, call=evolve(step, epilogue=None))]
     if step.epilogue is not None:
         steps.append(Printed(step.epilogue.name, nest=step.epilogue, point=point))

@@ -1,0 +1,73 @@
+"""What a case's arguments look like, without their data: what host code needs to be recorded ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from kevolve_core.kernelspec import Case, KernelSpec
+from kevolve_core.spec.draw import laid_out
+from kevolve_core.spec.runtime import draw_inputs, layouts, load_reference
+
+__all__ = ["arguments_of", "signature_of"]
+
+
+def signature_of(spec: KernelSpec, case: Case) -> dict[str, Any]:
+    """A case's arguments in every layout that the spec tests, and its constructor's, as JSON values.
+
+    ``{"layouts": [[leaf, …], …], "args": […], "kwargs": {…}, "state": {name: leaf}, "training": bool}``; a
+    leaf is ``{"value": …}`` or ``{"dtype", "shape", "strides", "offset"}`` in elements.
+    """
+    reference = load_reference(spec, case, 0)
+    if case.inputs:
+        rows = [_declared(case, reference.random_inputs, layout) for layout in layouts(spec, case)]
+    else:
+        rows = [[_leaf(v) for v in draw_inputs(spec, case, 0)]]
+    unique = {repr(row): row for row in rows}
+    state = {} if reference.module is None else reference.module.state_dict()
+    return {
+        "layouts": list(unique.values()),
+        "args": list(reference.init_args),
+        "kwargs": dict(reference.init_kwargs),
+        "state": {name: _leaf(value) for name, value in state.items()},
+        "training": spec.mode == "train",
+    }
+
+
+def _declared(case: Case, random_inputs: tuple[Any, ...], layout: str) -> list[dict[str, Any]]:
+    leaves = []
+    for s in (*case.inputs, *random_inputs):
+        if s.shape is None:
+            leaves.append({"value": s.value})
+            continue
+        empty = torch.empty(tuple(int(n) for n in s.shape), dtype=getattr(torch, s.dtype), device="meta")
+        leaves.append(_leaf(laid_out(empty, layout if layout in s.layouts else s.layouts[0])))
+    return leaves
+
+
+def _leaf(value: Any) -> dict[str, Any]:
+    if not isinstance(value, torch.Tensor):
+        return {"value": value}
+    return {
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "shape": list(value.shape),
+        "strides": list(value.stride()),
+        "offset": value.storage_offset(),
+    }
+
+
+def arguments_of(row: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The arguments of one layout on PyTorch's ``meta`` device: strides, and addresses modulo alignment, are
+    as on a device."""
+    values: list[Any] = []
+    for leaf in row:
+        if "value" in leaf:
+            values.append(leaf["value"])
+            continue
+        shape, strides, offset = leaf["shape"], leaf["strides"], leaf["offset"]
+        extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if 0 not in shape else 0
+        flat = torch.empty(offset + extent, dtype=getattr(torch, leaf["dtype"]), device="meta")
+        values.append(flat.as_strided(shape, strides, offset))
+    return values

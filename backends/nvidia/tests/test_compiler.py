@@ -1,0 +1,84 @@
+import attrs
+import pytest
+
+from kevolve_core.errors import CompileError, UnsupportedError
+from kevolve_core.model import Candidate
+from kevolve_nvidia.compiler import NvidiaCompiler
+from kevolve_nvidia.facts import target_of
+
+from .conftest import CUDA, SPEC, TRITON, cuda_candidate, triton_candidate
+
+MAIN = SPEC.cases[0]
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a"])
+def test_cuda_compiles_to_a_cubin_without_a_gpu(compiler: NvidiaCompiler, arch: str) -> None:
+    artifact = compiler.compile(cuda_candidate(), SPEC, MAIN, target_of(arch))
+    with open(artifact.binaries["kernel.cu"], "rb") as file:
+        assert file.read(4) == b"\x7fELF"
+    facts = artifact.facts["kernels"]["scale"]
+    assert (facts["threads_per_block"], facts["spill_bytes"], facts["occupancy"]) == (256, 0, 1.0)
+    assert facts["ptx"]["load_global"] == 1
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a"])
+def test_triton_compiles_for_every_layout_of_a_case(compiler: NvidiaCompiler, arch: str) -> None:
+    artifact = compiler.compile(triton_candidate(), SPEC, MAIN, target_of(arch))
+    # A view that begins one element in is not aligned, so it has a kernel of its own.
+    assert sorted(artifact.binaries) == ["_scale-0", "_scale-1"]
+    wide = [f["sass"].get("wide_load_global", 0) for f in artifact.facts["kernels"].values()]
+    assert sorted(bool(n) for n in wide) == [False, True]
+    assert artifact.facts["launches"][0]["grid"] == [4, 1, 1]
+
+
+def test_a_second_build_comes_from_the_cache(compiler: NvidiaCompiler) -> None:
+    target = target_of("sm_90a")
+    first = compiler.compile(cuda_candidate(), SPEC, MAIN, target)
+    again = NvidiaCompiler(compiler.settings, compiler.device)
+    second = again.compile(cuda_candidate(), SPEC, MAIN, target)
+    again.close()
+    assert (second.key, second.cached, second.facts) == (first.key, True, first.facts)
+
+
+def test_another_option_is_another_build(compiler: NvidiaCompiler) -> None:
+    target = target_of("sm_90a")
+    settings = attrs.evolve(compiler.settings, nvrtc_flags=("--use_fast_math",))
+    other = NvidiaCompiler(settings, compiler.device)
+    other._pool = compiler._pool
+    keys = {c.compile(cuda_candidate(), SPEC, MAIN, target).key for c in (compiler, other)}
+    assert len(keys) == 2
+
+
+def test_a_refused_source_is_a_compile_error_with_the_log(compiler: NvidiaCompiler) -> None:
+    with pytest.raises(CompileError) as raised:
+        compiler.compile(cuda_candidate(CUDA.replace("FACTOR *", "oops *")), SPEC, MAIN, target_of("sm_90a"))
+    assert 'identifier "oops" is undefined' in raised.value.log
+
+
+def test_a_refused_triton_kernel_is_a_compile_error(compiler: NvidiaCompiler) -> None:
+    bad = TRITON.replace("2 * tl.load", "tl.dot(x, y) * tl.load")
+    with pytest.raises(CompileError) as raised:
+        compiler.compile(triton_candidate(bad), SPEC, MAIN, target_of("sm_90a"))
+    assert "tl.dot" in raised.value.log
+
+
+def test_host_code_that_raises_is_a_compile_error(compiler: NvidiaCompiler) -> None:
+    bad = TRITON.replace("    y = torch", '    raise ValueError("as written")\n    y = torch')
+    with pytest.raises(CompileError, match="recorded") as raised:
+        compiler.compile(triton_candidate(bad), SPEC, MAIN, target_of("sm_90a"))
+    assert "as written" in raised.value.log
+
+
+def test_a_ptx_file_is_assembled(compiler: NvidiaCompiler) -> None:
+    ptx = (
+        ".version 8.0\n.target sm_80\n.address_size 64\n"
+        ".visible .entry scale(.param .u64 x, .param .u64 y, .param .u32 n) { ret; }\n"
+    )
+    files = {"kernel.py": "", "kernel.ptx": ptx}
+    artifact = compiler.compile(Candidate(files, "kernel.py", "cuda"), SPEC, MAIN, target_of("sm_90a"))
+    assert list(artifact.facts["kernels"]) == ["scale"]
+
+
+def test_a_language_of_another_backend_is_unsupported(compiler: NvidiaCompiler) -> None:
+    with pytest.raises(UnsupportedError, match="compiles no such language"):
+        compiler.compile(Candidate({"k.py": ""}, "k.py", "cpp"), SPEC, MAIN, target_of("sm_90a"))
