@@ -14,7 +14,7 @@ import inspect
 import math
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from kevolve_core.registry import load_backend
 from kevolve_core.serial import from_plain
 from kevolve_core.spec.runtime import load_reference
 
-__all__ = ["ContenderRole", "library_calls"]
+__all__ = ["ContenderRole", "library_calls", "scrub"]
 
 #: ATen operators that compute and move nothing: what a candidate may call without it being reported.
 _SILENT = frozenset(
@@ -150,6 +150,8 @@ class ContenderRole:
 
     def op_forget(self) -> tuple[Any, list[Any]]:
         """Drop every program and the candidate's module."""
+        self._scrub(self._previous)
+        self._scrub(self._output)
         self._programs.clear()
         self._program = self._output = self._previous = None
         self._inputs = []
@@ -162,6 +164,7 @@ class ContenderRole:
     ) -> tuple[Any, list[Any]]:
         """Fresh device copies of the inputs at new addresses, free memory poisoned, caches flushed."""
         self._program = self._programs[key]
+        self._scrub(self._previous)
         self._previous, self._output = self._output, None
         leaves, structure = flatten(open_block(fds[0], layout, trusted=True))
         self._original = leaves
@@ -241,6 +244,13 @@ class ContenderRole:
             )
         return value
 
+    def _scrub(self, tree: Any) -> None:
+        """Overwrite a candidate's result before its memory is free: the next candidate's output may lie
+        there, out of reach of `Runner.poison` where an allocator keeps free memory by size."""
+        if self._spec is None:
+            kept = [p.state_dict() for p in self._programs.values() if isinstance(p, torch.nn.Module)]
+            scrub(tree, spared=_storages(kept))
+
     def _memory(self, tree: Any) -> set[int]:
         """What tells the memory of a result's leaves apart while they live: the addresses of tensors, the
         identity of a device's own buffers."""
@@ -263,6 +273,15 @@ def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[s
         program(*inputs)
     outer = [e.name for e in seen.function_events if e.cpu_parent is None and "::" in e.name]
     return tuple(dict.fromkeys(n for n in outer if n.partition("::")[2] not in _SILENT))
+
+
+def scrub(tree: Any, spared: Collection[int] = ()) -> None:
+    """Fill the tensors of a result with NaN, or -1 where there is none; not those whose storage is
+    ``spared``. What PyTorch does not know is left to its runner."""
+    for leaf in flatten(tree)[0]:
+        if type(leaf) is torch.Tensor and leaf.layout is torch.strided and not _storages(leaf) & set(spared):
+            with torch.no_grad():
+                leaf.fill_(math.nan if leaf.is_floating_point() or leaf.is_complex() else -1)
 
 
 def _storages(tree: Any) -> set[int]:

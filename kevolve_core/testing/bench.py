@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from kevolve_core.errors import UnsupportedError
+from kevolve_core.evaluate.contender import scrub
 from kevolve_core.evaluate.lifted import Lifted
 from kevolve_core.evaluate.lock import cache_root
 from kevolve_core.interfaces import Backend, BackendRef, Manifest
@@ -188,6 +189,9 @@ class Bench:
             held = self.runner.upload(x)  # stays: its content is the answer, too
             outputs = [copied(held) for _ in range(2)]  # a worker holds the last two, and then frees them
             self.runner.synchronize()
+            scrub(
+                outputs
+            )  # as a worker does with what PyTorch knows; a device's own buffers are the runner's
             del outputs, copied
             empty = self._use("empty")
             gc.collect()
