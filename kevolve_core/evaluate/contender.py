@@ -276,12 +276,12 @@ def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[s
 
 
 def scrub(tree: Any, spared: Collection[int] = ()) -> None:
-    """Fill the tensors of a result with NaN, or -1 where there is none; not those whose storage is
-    ``spared``. What PyTorch does not know is left to its runner."""
+    """Fill the memory of a result's tensors with ones: NaN in floats, -1 in integers; not storage at an
+    address in ``spared``. What PyTorch does not know is left to its runner."""
     for leaf in flatten(tree)[0]:
-        if type(leaf) is torch.Tensor and leaf.layout is torch.strided and not _storages(leaf) & set(spared):
-            with torch.no_grad():
-                leaf.fill_(math.nan if leaf.is_floating_point() or leaf.is_complex() else -1)
+        if type(leaf) is torch.Tensor and not _storages(leaf) & set(spared) and _storages(leaf):
+            whole = torch.empty(0, dtype=torch.uint8, device=leaf.device).set_(leaf.untyped_storage())
+            whole.fill_(255)
 
 
 def _storages(tree: Any) -> set[int]:

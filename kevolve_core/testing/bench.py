@@ -189,9 +189,7 @@ class Bench:
             held = self.runner.upload(x)  # stays: its content is the answer, too
             outputs = [copied(held) for _ in range(2)]  # a worker holds the last two, and then frees them
             self.runner.synchronize()
-            scrub(
-                outputs
-            )  # as a worker does with what PyTorch knows; a device's own buffers are the runner's
+            scrub(outputs)  # as a worker does; a device's own buffers are the runner's
             del outputs, copied
             empty = self._use("empty")
             gc.collect()
