@@ -129,7 +129,7 @@ def _bounded(spec: InputSpec, variant: str, dtype: torch.dtype, rng: torch.Gener
         )
         rows[2::4] = (rows[2::4] * 8).floor_() / 8
         u = rows.reshape(u.shape)
-    return u.mul_(high - low).add_(low).to(dtype).clamp_(low, _below(high, dtype))
+    return _within(u.mul_(high - low).add_(low).to(dtype), low, high)
 
 
 def _integers(
@@ -162,7 +162,7 @@ def _sorted(spec: InputSpec, unique: bool, dtype: torch.dtype, rng: torch.Genera
     bottom, high = float(d.low or 0.0), 1.0 if d.high is None else float(d.high)
     u = torch.empty(shape, dtype=torch.float64).uniform_(generator=rng)
     u.numpy().sort(axis=-1)
-    x = u.mul(high - bottom).add_(bottom).to(dtype).clamp_(bottom, _below(high, dtype))
+    x = _within(u.mul(high - bottom).add_(bottom).to(dtype), bottom, high)
     if unique and n > 1 and not bool((x.diff(dim=-1) > 0).all()):
         strata = (torch.arange(n, dtype=torch.float64) + 0.5) / n
         x = strata.mul_(high - bottom).add_(bottom).to(dtype).expand(shape).contiguous()
@@ -175,12 +175,21 @@ def _sorted(spec: InputSpec, unique: bool, dtype: torch.dtype, rng: torch.Genera
     return x
 
 
+def _within(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """``x`` clamped to ``[low, high)``; where its type has no value there, the nearest to ``low``."""
+    top = _below(high, x.dtype)
+    return x.clamp_(low, top) if top >= low else x.fill_(low)
+
+
 def _below(high: float, dtype: torch.dtype) -> float:
     """The largest value of ``dtype`` under ``high``: rounding may otherwise reach the excluded end."""
-    top = torch.tensor(high, dtype=dtype).item()
-    if top >= high:
-        step = max(abs(high), torch.finfo(dtype).tiny) * torch.finfo(dtype).eps
-        top = torch.tensor(high - step, dtype=dtype).item()
+    top = torch.tensor(high, dtype=dtype)
+    if top.item() >= high:
+        if high == 0:
+            return -torch.finfo(dtype).tiny
+        # Of floats of one sign, the neighbours are those whose bits, as an integer, are one apart.
+        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[top.element_size()]
+        top = (top.view(whole) + (-1 if high > 0 else 1)).view(dtype)
     return float(top)
 
 
