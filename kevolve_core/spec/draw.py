@@ -186,7 +186,7 @@ def _below(high: float, dtype: torch.dtype) -> float:
     top = torch.tensor(high, dtype=dtype)
     if top.item() >= high:
         if high == 0:
-            return -torch.finfo(dtype).tiny
+            return -float(torch.finfo(dtype).tiny)
         # Of floats of one sign, the neighbours are those whose bits, as an integer, are one apart.
         whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[top.element_size()]
         top = (top.view(whole) + (-1 if high > 0 else 1)).view(dtype)
