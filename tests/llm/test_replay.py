@@ -118,3 +118,10 @@ def test_the_sessions_hold_good_and_bad_replies() -> None:
     recordings = [unpack(file) for file in sorted(SESSIONS.glob("*.jsonl.gz"))]
     verdicts = {e.verdict.kind.value for r in recordings for e in r.evaluations["search"].values()}
     assert verdicts >= {"accepted", "compile_error", "wrong_result", "crash"}
+
+
+@pytest.mark.xfail(strict=True, reason="two of the four sessions, with 22 candidates, are recorded so far")
+def test_the_sessions_hold_forty_candidates_over_four_operators() -> None:
+    recordings = [unpack(file) for file in sorted(SESSIONS.glob("*.jsonl.gz"))]
+    assert len(recordings) >= 4
+    assert sum(len(r.evaluations["search"]) for r in recordings) >= 40

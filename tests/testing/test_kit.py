@@ -99,12 +99,7 @@ def test_the_toy_is_conformant(toy: Path) -> None:
     assert [c.id for c in result.checks if c.outcome is Outcome.SKIPPED] == ["timing.wall"]
 
 
+@pytest.mark.xfail(strict=True, reason="its five modules have 479 lines: the aim is missed")
 def test_the_toy_is_read_in_one_sitting() -> None:
-    files = sorted((TOY / "src" / "kevolve_toy").glob("*.py"))
-    code = [
-        line
-        for file in files
-        for line in file.read_text().split("\n\n\n", 1)[-1].splitlines()  # after the imports
-        if line.strip()
-    ]
-    assert len(code) < 320
+    files = (TOY / "src" / "kevolve_toy").glob("*.py")
+    assert sum(len(file.read_text().splitlines()) for file in files) < 300

@@ -36,9 +36,10 @@ class MctsPolicy:
 
     A node is worth the best score below it, as a rank among all scores kept, so that the bound's scale fits
     whatever the scores' is. Proposals in flight count as visits without gain (virtual loss), which keeps
-    them apart. At most ``nodes`` are kept; the worst leaf goes first. Defaults are estimated. ``exploration``
-    is far below the 1/√2 of Kocsis and Szepesvári's analysis, which is for means of rewards: a best score
-    does not fall with bad luck below it.
+    them apart. At most ``nodes`` are kept; the worst leaf goes first. Defaults are estimated; ``exploration``
+    was chosen among three values on recorded tuning spaces (benchmarks/search_replay.py). It is far below the
+    1/√2 of Kocsis and Szepesvári's analysis, which is for means of rewards: a best score does not fall with
+    bad luck below it.
 
     Args:
         drafts: the first proposals are drafts.

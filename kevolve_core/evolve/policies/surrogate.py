@@ -81,7 +81,8 @@ class SurrogatePolicy:
     Args:
         good: share of the measured that counts as good.
         trees: of the forest.
-        (the others): see above. All defaults are estimated; benchmarks/search_replay.py says how they do.
+        (the others): see above. Defaults were chosen on recorded tuning
+            spaces: see benchmarks/search_replay.py.
 
     Raises:
         ConfigError: scikit-learn is not installed.
