@@ -24,6 +24,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
+from kevolve_core import syntax
 from kevolve_core.errors import ConfigError
 from kevolve_core.model import Candidate, content_hash, freeze
 from kevolve_core.space import Constraint, Parameter, Point, Space
@@ -75,7 +76,7 @@ def declared(candidate: Candidate) -> Tunables | None:
     if _TUNABLES not in text:
         return None
     try:
-        tree = ast.parse(text)
+        tree = syntax.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None  # the compiler will say so
     assigned = dict(_assigned(tree))
@@ -235,7 +236,7 @@ def _constraints(node: ast.expr | None, names: tuple[str, ...], where: str) -> t
 
 def _constraint(text: str, names: tuple[str, ...], where: str) -> Constraint:
     try:
-        body = ast.parse(text, mode="eval").body
+        body = syntax.parse(text, mode="eval").body
     except SyntaxError as error:
         raise _refused("a constraint of a tunable is no expression", text, where) from error
     for node in ast.walk(body):

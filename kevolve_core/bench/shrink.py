@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from kevolve_core import syntax
 from kevolve_core.errors import SpecError
 
 __all__ = ["SCALES", "Budget", "Cost", "cost_of", "shrunk"]
@@ -129,11 +130,11 @@ def shrunk(source: str, budget: Budget | None, where: str = "problem") -> str:
     if budget is None:
         return source
     try:
-        ast.parse(source)
+        syntax.parse(source)
     except SyntaxError as error:
         raise SpecError("the problem is not Python", got=str(error), where=where) from error
     probe = _Sizes({})
-    probe.visit(ast.parse(source))
+    probe.visit(syntax.parse(source))
     sizes = {key: key[1] for key in probe.seen}
     least = {key: _LEAST_BATCH if key[0] else _LEAST for key in sizes}
     fixed: set[tuple[bool, int]] = set()
@@ -165,7 +166,7 @@ def shrunk(source: str, budget: Budget | None, where: str = "problem") -> str:
 
 
 def _rewritten(source: str, sizes: Mapping[tuple[bool, int], int]) -> str:
-    return ast.unparse(ast.fix_missing_locations(_Sizes(sizes).visit(ast.parse(source))))
+    return ast.unparse(ast.fix_missing_locations(_Sizes(sizes).visit(syntax.parse(source))))
 
 
 class _Elements(TorchDispatchMode):  # type: ignore[misc]

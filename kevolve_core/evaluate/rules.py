@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 
 from attrs import frozen
 
+from kevolve_core import syntax
 from kevolve_core.model import Candidate
 
 __all__ = ["Violation", "check_candidate"]
@@ -131,7 +132,7 @@ def _strip_comments(text: str) -> str:
 
 def _check_python(path: str, text: str, modules: frozenset[str]) -> Iterator[Violation]:
     try:
-        tree = ast.parse(text)
+        tree = syntax.parse(text)
     except SyntaxError as error:
         yield Violation(path, error.lineno or 0, f"not valid Python: {error.msg}")
         return

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 
+from kevolve_core import syntax
 from kevolve_core.model import Candidate, content_hash
 
 __all__ = ["source_key"]
@@ -57,7 +58,7 @@ def _hashed(text: str) -> str:
 
 
 def _python(text: str) -> str:
-    tree = ast.parse(text)
+    tree = syntax.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             _drop_docstring(node)

@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterable
 
+from kevolve_core import syntax
+
 __all__ = ["FAMILIES", "canonical", "families", "operators_of"]
 
 #: Spellings of one operator -> its name; others keep their own (``nn.GroupNorm`` is ``group_norm``).
@@ -96,7 +98,7 @@ def operators_of(source: str) -> tuple[str, ...]:
     may be a shape counts as pointwise work; that is noise a comparison of sets bears.
     """
     try:
-        tree = ast.parse(source)
+        tree = syntax.parse(source)
     except (SyntaxError, ValueError):
         return ()
     found: set[str] = set()

@@ -10,6 +10,7 @@ import ast
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kevolve_core import syntax
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.kernelspec import KernelSpec
@@ -115,7 +116,7 @@ def view_text(operand: Operand, buffers: Mapping[str, Buffer], variable: str) ->
 def _signature(spec: KernelSpec) -> tuple[list[str], str] | None:
     """(names of the positional parameters, text of all parameters) of the reference, or None."""
     try:
-        tree = ast.parse(spec.reference.source)
+        tree = syntax.parse(spec.reference.source)
     except SyntaxError:
         return None
     node: Any = next((n for n in tree.body if getattr(n, "name", None) == spec.reference.symbol), None)

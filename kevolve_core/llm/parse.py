@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 from attrs import frozen
 
+from kevolve_core import syntax
 from kevolve_core.errors import MalformedReplyError
 
 __all__ = ["Expected", "files_of"]
@@ -357,7 +358,7 @@ def _check(files: Mapping[str, str], expected: Expected, whole: Mapping[str, str
         if omitted and omitted[0].strip() not in expected.base.get(name, ""):
             raise MalformedReplyError(f"`{name}` leaves something out (`{omitted[0].strip()[:60]}`)")
     try:
-        tree = ast.parse(entry)
+        tree = syntax.parse(entry)
     except (SyntaxError, ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         where = f", line {line}" if line else ""

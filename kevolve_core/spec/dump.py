@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from kevolve_core import syntax
 from kevolve_core.kernelspec import Case, Distribution, InputSpec, KernelSpec, Reference
 from kevolve_core.model import Candidate
 from kevolve_core.spec.inputs import INTEGER_RANGE
@@ -67,7 +68,7 @@ def _plain(value: Any) -> Any:
 
 def _reference(ref: Reference) -> dict[str, Any]:
     body: dict[str, Any] = {"python": ref.source, "symbol": ref.symbol}
-    tree = ast.parse(ref.source)
+    tree = syntax.parse(ref.source)
     classes = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
     functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
     if ref.kind != ("module" if ref.symbol in classes else "function"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from kevolve_core import syntax
 from kevolve_core.errors import SpecError
 
 __all__ = ["extract", "importable_name"]
@@ -98,7 +99,7 @@ def _assigned_name(value: Any, source: str | None = None) -> str:
     """The name in ``name = lambda …``, where the statement is just that."""
     text = source if source is not None else textwrap.dedent(inspect.getsource(value))
     try:
-        body = ast.parse(text).body
+        body = syntax.parse(text).body
     except SyntaxError:
         body = []
     match body:
@@ -110,7 +111,7 @@ def _assigned_name(value: Any, source: str | None = None) -> str:
 def _add(value: Any, parts: dict[str, str]) -> None:
     """Add the source of ``value`` to ``parts``, after everything it names."""
     source = _source(value)
-    tree = ast.parse(source)
+    tree = syntax.parse(source)
     if isinstance(tree.body[0], ast.FunctionDef | ast.ClassDef):
         key = tree.body[0].name
     else:

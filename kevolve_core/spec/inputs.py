@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kevolve_core import syntax
 from kevolve_core.errors import SpecError, suggest
 from kevolve_core.kernelspec import Distribution, InputSpec
 
@@ -76,7 +77,7 @@ def evaluate_size(text: int | str, sizes: Mapping[str, int], where: str) -> int:
         )
 
     try:
-        return value(ast.parse(text.removeprefix("$").strip(), mode="eval").body)
+        return value(syntax.parse(text.removeprefix("$").strip(), mode="eval").body)
     except SyntaxError as error:
         raise SpecError(
             "not a size", got=text, where=where, mend="use names of sizes, whole numbers, +, -, * and //"

@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
+from kevolve_core import syntax
 from kevolve_core.errors import SpecError, suggest
 from kevolve_core.kernelspec import Reference
 from kevolve_core.model import Candidate, Origin
@@ -55,7 +56,7 @@ def read_text(path: Path, what: str, where: str) -> str:
 def names_in(source: str, where: str) -> Names:
     """What ``source`` defines. Raises SpecError with the line where it is not Python."""
     try:
-        tree = ast.parse(source)
+        tree = syntax.parse(source)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         raise SpecError(

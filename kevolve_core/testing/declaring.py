@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kevolve_core import syntax
 from kevolve_core.errors import KevolveError, UndeclaredCapabilityError, UnsupportedError
 from kevolve_core.interfaces import API_VERSION, CAPABILITIES, Baseline, Manifest
 from kevolve_core.model import Evidence
@@ -158,7 +159,7 @@ def standalone(subject: Subject) -> None:
                 "loader source, or UnsupportedError", got=error, where=language, mend="raise UnsupportedError"
             ) from error
         try:
-            tree = ast.parse(text)
+            tree = syntax.parse(text)
         except SyntaxError as error:
             raise fail(
                 "loader source that is Python", got=error, where=language, mend="correct the text"

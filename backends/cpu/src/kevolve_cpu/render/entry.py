@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from kevolve_core import syntax
 from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_cpu.render.library import call_text, literal, row_operands, view_text
@@ -186,7 +187,7 @@ class _Case:
 def _signature(spec: KernelSpec) -> tuple[list[str], str] | None:
     """(names of the positional parameters, text of all parameters) of the reference, or None."""
     try:
-        tree = ast.parse(spec.reference.source)
+        tree = syntax.parse(spec.reference.source)
     except SyntaxError:
         return None
     node: Any = next((n for n in tree.body if getattr(n, "name", None) == spec.reference.symbol), None)
