@@ -217,6 +217,8 @@ class Lanes:
             return Value(f"({a} / {args[1].code})", kind, vec)
         if name == "reciprocal":
             return Value(f"({one} / {a})", kind, vec)
+        if name == "rsqrt" and kind == "f32" and not vec:  # one rounding, not two: it scales a whole row
+            return Value(f"(float)(1.0 / __builtin_sqrt((double)({a})))", kind)
         if name == "rsqrt":
             return Value(f"({one} / {self.operator('sqrt', args, kind).code})", kind, vec)
         if name == "neg":
