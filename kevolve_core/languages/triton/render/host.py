@@ -124,7 +124,7 @@ class _Case:
         return f"{name}.as_strided({literal(operand.shape)}, {literal(operand.strides)}, {place})"
 
     def _call(self, call: LibraryCall) -> list[str]:
-        text = call_text(call, lambda operand: self._moving(call, operand))
+        text = call_text(call, lambda _, operand: self._moving(call, operand))
         if call.outputs:
             targets = ", ".join(self.names[b] if b else "_" for b in call.outputs)
             lines = [f"{targets}{',' if len(call.outputs) == 1 else ''} = {text}"]
