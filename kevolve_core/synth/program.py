@@ -31,6 +31,7 @@ from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
 from kevolve_core.synth.nests import NestBuilder
 from kevolve_core.synth.recurrent import OPERATORS, cell_of
 from kevolve_core.synth.rows import split_large, split_rows
+from kevolve_core.synth.tables import tables
 
 __all__ = ["Partition", "Synthesised", "synthesise"]
 
@@ -43,11 +44,15 @@ class Partition:
         apart: edges ``(consumer, producer)`` whose nests are not to be merged.
         stored: pointwise definitions to keep in memory rather than to compute where they are read.
         epilogues: whether nests that read a library call's result run as its epilogue.
+        recomputed: definitions that `kevolve_core.synth.tables` would keep in memory, not to be kept.
+        segments: whether loops are cut where a tensor is put together (`kevolve_core.synth.segments`).
     """
 
     apart: frozenset[tuple[str, str]] = frozenset()
     stored: frozenset[str] = frozenset()
     epilogues: bool = True
+    recomputed: frozenset[str] = frozenset()
+    segments: bool = True
 
 
 @frozen(eq=False)
@@ -59,6 +64,7 @@ class Synthesised:
     edges: tuple[tuple[str, str], ...]
     shared: tuple[str, ...]
     opaque: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()  # kept in memory because many elements share them
     points: tuple[str, ...] = ()  # every pointwise definition that the result depends on
 
 
@@ -93,9 +99,10 @@ class _Assembler:
                 self._fix_operands(d)
         required |= self._library_bases()
         self.search_rows = {d.row for d in lowering.defs.values() if d.kind == "search"}
+        self.tables = tables(lowering.defs, lowering.ix.extents, required)
         required |= {
             n
-            for n in (*self.partition.stored, *lowering.stored)
+            for n in (*self.partition.stored, *lowering.stored, *self.tables - self.partition.recomputed)
             if n in lowering.defs and lowering.defs[n].kind == "point"
         }
         fusion = self._fused(required)
@@ -108,7 +115,8 @@ class _Assembler:
         live = self._live()
         points = tuple(n for n, d in lowering.defs.items() if d.kind == "point" and n in live)
         edges = tuple(fusion.fused_edges)
-        return Synthesised(program, edges, self._shared(fusion), self.lowered.opaque, points)
+        kept = tuple(sorted(self.tables & set(points)))
+        return Synthesised(program, edges, self._shared(fusion), self.lowered.opaque, kept, points)
 
     # --- what lies in memory --------------------------------------------------------------------------------
 
@@ -228,6 +236,7 @@ class _Assembler:
     def _shared(self, fusion: Fusion) -> tuple[str, ...]:
         """Pointwise definitions that more than one definition reads, so that storing them is a choice."""
         readers: dict[str, int] = {}
+        live = self._live()
         for d in fusion.defs.values():
             if d.value is None:
                 continue
@@ -236,7 +245,7 @@ class _Assembler:
         return tuple(
             n
             for n, count in readers.items()
-            if count > 1 and fusion.defs[n].kind == "point" and n not in self.memory and n in self._live()
+            if count > 1 and fusion.defs[n].kind == "point" and n not in self.memory and n in live
         )
 
     # --- buffers --------------------------------------------------------------------------------------------
@@ -309,7 +318,7 @@ class _Assembler:
     # --- steps ----------------------------------------------------------------------------------------------
 
     def _steps(self, fusion: Fusion, groups: Sequence[Group]) -> list[Step]:
-        builder = NestBuilder(fusion, self.layout, lambda n: n in self.memory)
+        builder = NestBuilder(fusion, self.layout, lambda n: n in self.memory, self.partition.segments)
         epilogue_of = self._epilogues(fusion, groups) if self.partition.epilogues else {}
         inside = {k: g for g, k in epilogue_of.items()}
         steps: list[Step] = []
