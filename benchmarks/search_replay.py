@@ -1,6 +1,7 @@
 """How near to the optimum each policy comes on recorded tuning spaces, by evaluations paid.
 
-    python benchmarks/search_replay.py --data FOLDER [--seeds 30] [--leave-one-out] [--json FILE]
+    python benchmarks/search_replay.py --data FOLDER [--seeds 30] [--leave-one-out] [--kept FILE] [--json
+    FILE]
 
 FOLDER holds Kernel Tuner cache files (see recorded.py). Every policy that ships proposes points through the
 loop's own generator, window and steering; an evaluation is looked up. Failures are paid for, points that the
@@ -14,6 +15,9 @@ over the whole product: illegal points are paid for, as in a tuner to which nobo
 one gene in ten) and `tpe` (Optuna's tree-structured Parzen estimator with its defaults, where Optuna is
 installed; illegal points it asks for are told as ten times the worst time and not paid for).
 
+With `--kept FILE`, searches that were done are written there and not done again: a sweep may be stopped at
+any time, or after `--minutes`, and gone on with by the same command.
+
 `--leave-one-out` checks the surrogate's settings: of the grid below, the setting that does best at 100
 evaluations on all other spaces is run on the one left out.
 
@@ -26,20 +30,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+from kept import Kept
 from recorded import Recorded, interval, search, spaces
 
 from kevolve_core.evolve import POLICIES, make_policy
@@ -118,8 +123,6 @@ def genetic_curve(recorded: Recorded, seed: int) -> list[float]:
 
 def tpe_curve(recorded: Recorded, seed: int) -> list[float]:
     """Optuna's TPE. Log times are minimised; a failure is told as ten times the worst."""
-    import math
-
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -170,22 +173,32 @@ def _read(folder: Path) -> list[Recorded]:
     return _spaces[folder]
 
 
-def measured(
-    folder: Path, names: Sequence[str], seeds: int, window: int, workers: int, grid: Mapping[str, Any]
-) -> dict[tuple[str, str], list[list[float]]]:
-    """(contender, space) -> a curve a seed."""
-    jobs = [
-        (folder, one.name, name.split("/")[0], grid.get(name, {}), seed, window)
-        for name in names
-        for one in _read(folder)
-        for seed in range(seeds)
-    ]
-    keys = [(name, one.name) for name in names for one in _read(folder) for _ in range(seeds)]
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    with ProcessPoolExecutor(workers) as pool:
-        for key, one in zip(keys, pool.map(curve, jobs, chunksize=4), strict=True):
+@frozen
+class Sweep:
+    """How searches are run: in ``workers`` processes, with what `Kept` has left out."""
+
+    folder: Path
+    seeds: int
+    window: int
+    workers: int
+    kept: Kept
+
+    def measured(
+        self, names: Sequence[str], grid: Mapping[str, Mapping[str, Any]]
+    ) -> dict[tuple[str, str], list[list[float]]]:
+        """(contender, space) -> a curve a seed."""
+        jobs = [
+            (self.folder, one.name, name.split("/")[0], dict(grid.get(name, {})), seed, self.window)
+            for name in names
+            for one in _read(self.folder)
+            for seed in range(self.seeds)
+        ]
+        keys = [(name, one.name) for name in names for one in _read(self.folder) for _ in range(self.seeds)]
+        curves = self.kept.map(curve, jobs, self.workers)
+        found: dict[tuple[str, str], list[list[float]]] = {}
+        for key, one in zip(keys, curves, strict=True):
             found.setdefault(key, []).append(one)
-    return found
+        return found
 
 
 def rows_of(found: Mapping[tuple[str, str], list[list[float]]], folder: Path) -> list[dict[str, Any]]:
@@ -205,12 +218,12 @@ def rows_of(found: Mapping[tuple[str, str], list[list[float]]], folder: Path) ->
     return rows
 
 
-def leave_one_out(folder: Path, seeds: int, window: int, workers: int) -> list[dict[str, Any]]:
+def leave_one_out(sweep: Sweep) -> list[dict[str, Any]]:
     """The setting chosen on all other spaces, run on the one left out, beside the default there."""
     names = {f"surrogate/{label}": options for label, options in GRID.items()}
-    found = measured(folder, list(names), seeds, window, workers, names)
+    found = sweep.measured(list(names), names)
     mean = {key: statistics.fmean(c[99] for c in curves) for key, curves in found.items()}
-    all_names = [one.name for one in _read(folder)]
+    all_names = [one.name for one in _read(sweep.folder)]
     rows = []
     for left in all_names:
         others = [name for name in all_names if name != left]
@@ -238,6 +251,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=4, help="proposals in flight, as in a real run")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--leave-one-out", action="store_true", help="check the surrogate's settings too")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="searches done so far; goes on with them")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; see --kept")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     controls = [name for name in arguments.controls if name != "tpe" or find_spec("optuna") is not None]
@@ -246,9 +261,10 @@ def main() -> None:
     read = _read(arguments.data)
     for one in read:
         print(f"{one.name}: {len(one.seconds)} legal configurations, {one.failures} of them fail")
-    started = time.perf_counter()
+    kept = Kept(arguments.kept, arguments.minutes * 60)
+    sweep = Sweep(arguments.data, arguments.seeds, arguments.window, arguments.workers, kept)
     names = [*controls, *arguments.policies]
-    found = measured(arguments.data, names, arguments.seeds, arguments.window, arguments.workers, {})
+    found = sweep.measured(names, {})
     rows = rows_of(found, arguments.data)
     print(f"\nfraction of the optimum, mean of {len(read)} spaces and {arguments.seeds} seeds, 95 % interval")
     print(f"{'':<15}" + "".join(f"{count:>23}" for count in AT))
@@ -264,11 +280,7 @@ def main() -> None:
     over = {row["policy"]: best["at_100"] - row["at_100"] for row in rows if row["policy"] in controls}
     shown = ", ".join(f"{value:+.3f} over {name}" for name, value in over.items())
     print(f"\nbest at 100: {best['policy']} {best['at_100']:.3f}; {shown}")
-    checked = (
-        leave_one_out(arguments.data, arguments.seeds, arguments.window, arguments.workers)
-        if arguments.leave_one_out
-        else []
-    )
+    checked = leave_one_out(sweep) if arguments.leave_one_out else []
     for row in checked:
         print(
             f"left out {row['space']}: '{row['chosen_on_the_others']}' is best on the others and reaches "
@@ -279,7 +291,6 @@ def main() -> None:
         "at_100": best["at_100"],
         "over": over,
         "leave_one_out": checked,
-        "seconds": time.perf_counter() - started,
         "command": shown_command("search_replay.py", sys.argv[1:]),
         "environment": environment(),
     }
