@@ -43,13 +43,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from kept import Kept
 from recorded import Recorded, interval, search, spaces
 
 from kevolve_core.evolve import POLICIES, make_policy
 
 AT = (25, 50, 100, 200)
+_CHECKED_AT = 100  # evaluations by which settings of the surrogate are compared
 CONTROLS = ("random", "random, blind", "genetic", "tpe")
 # Each setting differs from the default in one respect, for the reason given.
 GRID: Mapping[str, Mapping[str, Any]] = {
@@ -64,9 +65,9 @@ GRID: Mapping[str, Mapping[str, Any]] = {
 
 
 def policy_curve(
-    recorded: Recorded, name: str, options: Mapping[str, Any], seed: int, window: int
+    recorded: Recorded, name: str, options: Mapping[str, Any], seed: int, window: int, evaluations: int
 ) -> list[float]:
-    return search(recorded, make_policy(name, options), seed, AT[-1], window=window)
+    return search(recorded, make_policy(name, options), seed, evaluations, window=window)
 
 
 def blind_curve(recorded: Recorded, seed: int) -> list[float]:
@@ -150,9 +151,9 @@ def tpe_curve(recorded: Recorded, seed: int) -> list[float]:
     return (curve + [best] * AT[-1])[: AT[-1]]
 
 
-def curve(job: tuple[Path, str, str, Mapping[str, Any], int, int]) -> list[float]:
-    """One search, in a worker: (folder, space, contender, options, seed, window)."""
-    folder, space, name, options, seed, window = job
+def curve(job: tuple[Path, str, str, Mapping[str, Any], int, int, int]) -> list[float]:
+    """One search, in a worker: (folder, space, contender, options, seed, window, evaluations)."""
+    folder, space, name, options, seed, window, evaluations = job
     recorded = next(one for one in _read(folder) if one.name == space)
     own: dict[str, Callable[[Recorded, int], list[float]]] = {
         "random, blind": blind_curve,
@@ -161,7 +162,7 @@ def curve(job: tuple[Path, str, str, Mapping[str, Any], int, int]) -> list[float
     }
     if name in own:
         return own[name](recorded, seed)
-    return policy_curve(recorded, name, options, seed, window)
+    return policy_curve(recorded, name, options, seed, window, evaluations)
 
 
 _spaces: dict[Path, list[Recorded]] = {}
@@ -184,11 +185,19 @@ class Sweep:
     kept: Kept
 
     def measured(
-        self, names: Sequence[str], grid: Mapping[str, Mapping[str, Any]]
+        self, names: Sequence[str], grid: Mapping[str, Mapping[str, Any]], evaluations: int = AT[-1]
     ) -> dict[tuple[str, str], list[list[float]]]:
         """(contender, space) -> a curve a seed."""
         jobs = [
-            (self.folder, one.name, name.split("/")[0], dict(grid.get(name, {})), seed, self.window)
+            (
+                self.folder,
+                one.name,
+                name.split("/")[0],
+                dict(grid.get(name, {})),
+                seed,
+                self.window,
+                evaluations,
+            )
             for name in names
             for one in _read(self.folder)
             for seed in range(self.seeds)
@@ -221,8 +230,8 @@ def rows_of(found: Mapping[tuple[str, str], list[list[float]]], folder: Path) ->
 def leave_one_out(sweep: Sweep) -> list[dict[str, Any]]:
     """The setting chosen on all other spaces, run on the one left out, beside the default there."""
     names = {f"surrogate/{label}": options for label, options in GRID.items()}
-    found = sweep.measured(list(names), names)
-    mean = {key: statistics.fmean(c[99] for c in curves) for key, curves in found.items()}
+    found = sweep.measured(list(names), names, _CHECKED_AT)
+    mean = {key: statistics.fmean(c[-1] for c in curves) for key, curves in found.items()}
     all_names = [one.name for one in _read(sweep.folder)]
     rows = []
     for left in all_names:
@@ -251,6 +260,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=4, help="proposals in flight, as in a real run")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--leave-one-out", action="store_true", help="check the surrogate's settings too")
+    parser.add_argument("--grid-seeds", type=int, default=10, help="for each of those settings")
     parser.add_argument("--kept", type=Path, metavar="FILE", help="searches done so far; goes on with them")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; see --kept")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -280,7 +290,8 @@ def main() -> None:
     over = {row["policy"]: best["at_100"] - row["at_100"] for row in rows if row["policy"] in controls}
     shown = ", ".join(f"{value:+.3f} over {name}" for name, value in over.items())
     print(f"\nbest at 100: {best['policy']} {best['at_100']:.3f}; {shown}")
-    checked = leave_one_out(sweep) if arguments.leave_one_out else []
+    smaller = evolve(sweep, seeds=min(arguments.seeds, arguments.grid_seeds))
+    checked = leave_one_out(smaller) if arguments.leave_one_out else []
     for row in checked:
         print(
             f"left out {row['space']}: '{row['chosen_on_the_others']}' is best on the others and reaches "
@@ -291,6 +302,7 @@ def main() -> None:
         "at_100": best["at_100"],
         "over": over,
         "leave_one_out": checked,
+        "leave_one_out_seeds": smaller.seeds,
         "command": shown_command("search_replay.py", sys.argv[1:]),
         "environment": environment(),
     }
