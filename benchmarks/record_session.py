@@ -7,6 +7,9 @@ For each operator, `benchmarks/sessions/replies/OPERATOR.md` holds replies, good
 reply AFTER gave, one about any other candidate (``any``), or the request to mend the malformed reply before
 it (``mend``). The search runs as always: prompts appear in a mailbox, this program writes the answers beside
 them, candidates are compiled, checked and timed. The recordings replay exactly (`kevolve replay FILE`).
+
+With `--compare` nothing is recorded anew: the winner of each recording is timed against the first proposal of
+`synth`, in turns, and the recording keeps that evaluation.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from kevolve_core.interfaces import EvaluationRequest, Proposal
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.llm import LlmSettings, Mix, ProviderConfig, Providers
 from kevolve_core.llm.parse import Expected, files_of
-from kevolve_core.llm.recording import Comparison, of_run, pack
+from kevolve_core.llm.recording import Comparison, of_run, pack, unpack
 from kevolve_core.model import Candidate
 from kevolve_core.serial import to_plain
 from kevolve_core.spec import load_spec
@@ -158,9 +161,6 @@ def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, objec
             author.stop.set()
             thread.join()
         recording = of_run(Path(folder, "run"))
-    if result.best is not None:
-        beside = against_synth(spec, result.best, backend, seed)
-        recording = attrs.evolve(recording, comparisons=(beside,))
     file = out / f"{operator}.jsonl.gz"
     pack(recording, file)
     return {
@@ -172,8 +172,23 @@ def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, objec
         "speedup": None if result.speedup is None else attrs.asdict(result.speedup),
         "evidence": None if result.evidence is None else result.evidence.value,
         "winner": None if result.best is None else author.said.get(result.best.id, result.best.id),
-        "over_synth_first": [attrs.asdict(r) for c in recording.comparisons for r in c.ratios],
         "file": str(file),
+    }
+
+
+def compare(operator: str, backend: str, out: Path, seed: int) -> dict[str, object]:
+    """Time a recorded session's winner against the first proposal of ``synth``; the recording keeps it."""
+    file = out / f"{operator}.jsonl.gz"
+    recording = unpack(file)
+    (confirmed,) = recording.evaluations["confirm"].values()
+    winner = next(c for c in recording.proposals if c is not None and c.id == confirmed.candidate_id)
+    beside = against_synth(recording.spec, winner, backend, seed)
+    pack(attrs.evolve(recording, comparisons=(beside,)), file)
+    return {
+        "operator": operator,
+        "winner": winner.id,
+        "over_synth_first": [attrs.asdict(ratio) for ratio in beside.ratios],
+        "verdict": beside.evaluation.verdict.kind.value,
     }
 
 
@@ -209,9 +224,11 @@ def main() -> None:
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "sessions")
+    parser.add_argument("--compare", action="store_true", help="only compare what is recorded with synth")
     given = parser.parse_args()
     for operator in given.operators:
-        print(json.dumps(record(operator, given.backend, given.out, given.seed)), flush=True)
+        work = compare if given.compare else record
+        print(json.dumps(work(operator, given.backend, given.out, given.seed)), flush=True)
 
 
 if __name__ == "__main__":

@@ -156,9 +156,22 @@ def _stored(session: Session, row: EvaluationRow) -> Evaluation:
 
 
 def outcome(session: Session) -> str:
-    """The finished run in one line."""
-    final = session.store.info().final
-    row = None if final is None else session.store.evaluation_row(*final)
+    """The finished run in one line; where it gave nothing because nothing was proposed any more, also why."""
+    info = session.store.info()
+    row = None if info.final is None else session.store.evaluation_row(*info.final)
     if row is None or row.score is None:
-        return NOTHING_BETTER
+        why = _want(session) if info.stopped == "exhausted" else ""
+        return f"{NOTHING_BETTER}: {why}" if why else NOTHING_BETTER
     return f"kernel {row.candidate_id} is {row.score:.2f} times as fast as the best baseline"
+
+
+def _want(session: Session) -> str:
+    """What ended an exhausted search, in words: the fault of its last proposals, "" where they had none."""
+    faults: list[str] = []
+    for step in session.store.steps():
+        faults = [*faults, step.proposal.fault] if step.proposal.candidate_id is None else []
+    if not faults:
+        return ""
+    common = max(faults, key=faults.count)  # the first one among equals
+    several = f"the last {len(faults)} proposals" if len(faults) > 1 else "the last proposal"
+    return f"{several} gave no candidate ({common.splitlines()[0] if common else 'no reason given'})"
