@@ -32,24 +32,21 @@ import argparse
 import json
 import math
 import os
-import platform
-import random
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
+from contenders import AT, curve, read
 from kept import Kept
-from recorded import Recorded, interval, search, spaces
+from provenance import environment, shown_command
+from recorded import interval
 
-from kevolve_core.evolve import POLICIES, make_policy
+from kevolve_core.evolve import POLICIES
 
-AT = (25, 50, 100, 200)
 _CHECKED_AT = 100  # evaluations by which settings of the surrogate are compared
 CONTROLS = ("random", "random, blind", "genetic", "tpe")
 # Each setting differs from the default in one respect, for the reason given.
@@ -62,116 +59,6 @@ GRID: Mapping[str, Mapping[str, Any]] = {
     "a third is good": {"good": 0.33},  # a milder threshold
     "a twelfth is good": {"good": 0.08},  # a sharper one
 }
-
-
-def policy_curve(
-    recorded: Recorded, name: str, options: Mapping[str, Any], seed: int, window: int, evaluations: int
-) -> list[float]:
-    return search(recorded, make_policy(name, options), seed, evaluations, window=window)
-
-
-def blind_curve(recorded: Recorded, seed: int) -> list[float]:
-    """Uniform over the product, constraints unknown."""
-    rng = random.Random(f"blind:{seed}")
-    best, curve = 0.0, list[float]()
-    seen: set[tuple[Any, ...]] = set()
-    while len(curve) < AT[-1]:
-        key = tuple(rng.choice(p.choices) for p in recorded.space.parameters)
-        if key in seen:
-            continue
-        seen.add(key)
-        seconds = recorded.seconds.get(key)
-        best = max(best, recorded.best / seconds if seconds else 0.0)
-        curve.append(best)
-    return curve
-
-
-def genetic_curve(recorded: Recorded, seed: int) -> list[float]:
-    """A plain generational genetic algorithm over the legal points."""
-    rng = random.Random(f"genetic:{seed}")
-    size, space = 20, recorded.space
-    known: dict[tuple[Any, ...], float] = {}
-    best, curve = 0.0, list[float]()
-
-    def fitness(point: Mapping[str, Any]) -> float:
-        nonlocal best
-        key = tuple(point.values())
-        if key not in known:
-            seconds = recorded.time(point)
-            known[key] = recorded.best / seconds if seconds else 0.0
-            best = max(best, known[key])
-            curve.append(best)
-        return known[key]
-
-    population = [space.sample(rng) for _ in range(size)]
-    for _ in range(1000):
-        if len(curve) >= AT[-1]:
-            break
-        ranked = sorted(population, key=fitness, reverse=True)
-        weights = [size - place for place in range(size)]
-        children: list[dict[str, Any]] = []
-        while len(children) < size:
-            mother, father = rng.choices(ranked, weights, k=2)
-            child = {name: rng.choice((mother[name], father[name])) for name in mother}
-            for parameter in space.parameters:
-                if rng.random() < 0.1:
-                    child[parameter.name] = rng.choice(parameter.choices)
-            if space.violated(child) is None:
-                children.append(child)
-        population = children
-    return (curve + [best] * AT[-1])[: AT[-1]]
-
-
-def tpe_curve(recorded: Recorded, seed: int) -> list[float]:
-    """Optuna's TPE. Log times are minimised; a failure is told as ten times the worst."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    bad = math.log(10 * max(value for value in recorded.seconds.values() if value is not None))
-    best, curve = 0.0, list[float]()
-    seen: dict[tuple[Any, ...], float] = {}
-    for _ in range(20 * AT[-1]):
-        trial = study.ask()
-        key = tuple(
-            parameter.choices[trial.suggest_int(parameter.name, 0, len(parameter.choices) - 1)]
-            for parameter in recorded.space.parameters
-        )
-        if key not in recorded.seconds:
-            study.tell(trial, bad)
-            continue
-        if key not in seen:
-            seconds = recorded.seconds[key]
-            seen[key] = bad if seconds is None else math.log(seconds)
-            best = max(best, recorded.best / seconds if seconds else 0.0)
-            curve.append(best)
-        study.tell(trial, seen[key])
-        if len(curve) >= AT[-1]:
-            break
-    return (curve + [best] * AT[-1])[: AT[-1]]
-
-
-def curve(job: tuple[Path, str, str, Mapping[str, Any], int, int, int]) -> list[float]:
-    """One search, in a worker: (folder, space, contender, options, seed, window, evaluations)."""
-    folder, space, name, options, seed, window, evaluations = job
-    recorded = next(one for one in _read(folder) if one.name == space)
-    own: dict[str, Callable[[Recorded, int], list[float]]] = {
-        "random, blind": blind_curve,
-        "genetic": genetic_curve,
-        "tpe": tpe_curve,
-    }
-    if name in own:
-        return own[name](recorded, seed)
-    return policy_curve(recorded, name, options, seed, window, evaluations)
-
-
-_spaces: dict[Path, list[Recorded]] = {}
-
-
-def _read(folder: Path) -> list[Recorded]:
-    if folder not in _spaces:
-        _spaces[folder] = spaces(folder)
-    return _spaces[folder]
 
 
 @frozen
@@ -199,10 +86,10 @@ class Sweep:
                 evaluations,
             )
             for name in names
-            for one in _read(self.folder)
+            for one in read(self.folder)
             for seed in range(self.seeds)
         ]
-        keys = [(name, one.name) for name in names for one in _read(self.folder) for _ in range(self.seeds)]
+        keys = [(name, one.name) for name in names for one in read(self.folder) for _ in range(self.seeds)]
         curves = self.kept.map(curve, jobs, self.workers)
         found: dict[tuple[str, str], list[list[float]]] = {}
         for key, one in zip(keys, curves, strict=True):
@@ -215,13 +102,13 @@ def rows_of(found: Mapping[tuple[str, str], list[list[float]]], folder: Path) ->
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         row: dict[str, Any] = {"policy": name, "spaces": {}}
-        by_space = [found[name, one.name] for one in _read(folder)]
+        by_space = [found[name, one.name] for one in read(folder)]
         for count in AT:
             each = [statistics.fmean(c[count - 1] for c in same) for same in zip(*by_space, strict=True)]
             low, high = interval(each)
             row[f"at_{count}"] = statistics.fmean(each)
             row[f"interval_{count}"] = [low, high]
-        for one, curves in zip(_read(folder), by_space, strict=True):
+        for one, curves in zip(read(folder), by_space, strict=True):
             row["spaces"][one.name] = {n: statistics.fmean(c[n - 1] for c in curves) for n in AT}
         rows.append(row)
     return rows
@@ -232,7 +119,7 @@ def leave_one_out(sweep: Sweep) -> list[dict[str, Any]]:
     names = {f"surrogate/{label}": options for label, options in GRID.items()}
     found = sweep.measured(list(names), names, _CHECKED_AT)
     mean = {key: statistics.fmean(c[-1] for c in curves) for key, curves in found.items()}
-    all_names = [one.name for one in _read(sweep.folder)]
+    all_names = [one.name for one in read(sweep.folder)]
     rows = []
     for left in all_names:
         others = [name for name in all_names if name != left]
@@ -268,15 +155,17 @@ def main() -> None:
     controls = [name for name in arguments.controls if name != "tpe" or find_spec("optuna") is not None]
     if len(controls) < len(arguments.controls):
         print("tpe is left out: Optuna is not installed")
-    read = _read(arguments.data)
-    for one in read:
+    every = read(arguments.data)
+    for one in every:
         print(f"{one.name}: {len(one.seconds)} legal configurations, {one.failures} of them fail")
     kept = Kept(arguments.kept, arguments.minutes * 60)
     sweep = Sweep(arguments.data, arguments.seeds, arguments.window, arguments.workers, kept)
     names = [*controls, *arguments.policies]
     found = sweep.measured(names, {})
     rows = rows_of(found, arguments.data)
-    print(f"\nfraction of the optimum, mean of {len(read)} spaces and {arguments.seeds} seeds, 95 % interval")
+    print(
+        f"\nfraction of the optimum, mean of {len(every)} spaces and {arguments.seeds} seeds, 95 % interval"
+    )
     print(f"{'':<15}" + "".join(f"{count:>23}" for count in AT))
     for row in rows:
         cells = [
@@ -308,24 +197,6 @@ def main() -> None:
     }
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")
-
-
-def environment() -> dict[str, Any]:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": done.stdout.strip() or "unknown",
-    }
-
-
-def shown_command(script: str, words: Sequence[str]) -> str:
-    """A benchmark's command without folders of this machine."""
-    shown = [Path(word).name if word.startswith("/") else word for word in words]
-    return " ".join(["python", f"benchmarks/{script}", *shown])
 
 
 if __name__ == "__main__":
