@@ -1,4 +1,4 @@
-"""Who takes part in replays of recorded spaces: policies that ship, and controls that know nothing of them."""
+"""Who takes part in replays of recorded spaces: the policies that ship, and controls that share nothing."""
 
 from __future__ import annotations
 
