@@ -1,1 +1,1 @@
-"""A backend for an accelerator that does not exist: read machine, compiler, renderer, runner, plugin."""
+"""A backend for an accelerator that does not exist: read machine, language, plugin."""
