@@ -102,10 +102,12 @@ class ToyBackend(api.Backend):
         return {"toy": ToyRenderer()}
 
     def schedule_space(self, step: Step, device: Device, language: str) -> Space:
-        inner = step.inner_axes if isinstance(step, LoopNest) else ()
-        rows = SCRATCHPAD // (4 * max((axis.extent for axis in inner), default=1))
+        inner = [axis.extent for axis in step.inner_axes] if isinstance(step, LoopNest) else []
+        rows = SCRATCHPAD // (4 * max(inner, default=1))
         fits = Constraint("a tile fits the scratchpad", lambda p: p["tile"] * p["buffers"] <= max(rows, 2))
-        return Space((Parameter("tile", (1, 16, 256, 4096), 1), Parameter("buffers", (1, 2), 1)), (fits,))
+        default = max(tile for tile in (1, 16, 256) if tile <= max(rows, 1))
+        tiles = Parameter("tile", (1, 16, 256, 4096), default)
+        return Space((tiles, Parameter("buffers", (1, 2), 1)), (fits,))
 
     def profiler(self, device: Device) -> api.Profiler:
         return RooflineProfiler(CEILINGS, Evidence.SIMULATED, {"latency": "larger tiles issue less"})
