@@ -29,6 +29,7 @@ from kevolve_core.space import Constraint, Parameter, Space
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
+from kevolve_cpu.render.online import Online, online_of, reuses_exponentials
 from kevolve_cpu.render.tidy import CHEAP, consumed, expressions, uses
 
 __all__ = ["resolve", "schedule_space"]
@@ -38,6 +39,9 @@ _SMALL = 32768  # points below which starting threads costs more than it gives (
 _COLUMNS = 1024  # of a tile over rows: whole pages of float32; narrower ones were no faster
 _KEPT_BYTES = 1 << 20  # half the L2 cache of current server CPUs: beyond, computing again is no slower
 _LEAST_LANES = 7  # points of an axis below which most lanes of a vector along it would idle; estimated
+_BLOCK = (
+    1024  # elements that stay in the L1 cache between two readings: 4 KiB of float32; 4096 were no faster
+)
 _LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
 
 
@@ -153,11 +157,26 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     parameters.append(Parameter("threads", (0, *sorted({1, max(1, cores // 2)} - {cores})), 0))
     statements = [s for s in nest.body if isinstance(s, (Reduce, Store))]
     if inner and len(statements) > 1:
+        pair = online_of(nest)
+        block = _online_block(nest, pair, axes, inner)
+        online = block > 0 and best != "inner" and default_axis == (pair.top.axes[0] if pair else "")
         parameters += [
             Parameter("fuse", (True, False), True),
-            Parameter("keep", (False, True), _worth_keeping(nest, inner, default_axis)),
-            Parameter("prefetch", ("none", "last", "heavy"), "heavy"),
+            Parameter("keep", (False, True), not online and _worth_keeping(nest, inner, default_axis)),
+            Parameter("prefetch", ("none", "last", "heavy", "far"), "far" if online else "heavy"),
         ]
+        if pair is not None and pair.top.axes[0] in axes:
+            axis = pair.top.axes[0]
+            parameters.append(Parameter("online", (0, _BLOCK, 4 * _BLOCK), block if online else 0))
+            constraints.append(
+                Constraint(
+                    "one pass for a maximum and a sum keeps nothing and is not split among threads",
+                    lambda p: (
+                        p["online"] == 0
+                        or (p["vector_axis"] == axis and not p["keep"] and p["parallel"] != "inner")
+                    ),
+                )
+            )
     if any(isinstance(s, Store) and s.mode == "set" for s in nest.body):
         parameters.append(Parameter("stream", (False, True), _points(nest) >= 1 << 22))
     if any(isinstance(s, Search) for s in nest.body):
@@ -174,6 +193,15 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     if not axes:
         parameters = [Parameter("unroll", (1,), 1) if p.name == "unroll" else p for p in parameters]
     return parameters, constraints
+
+
+def _online_block(nest: LoopNest, pair: Online | None, axes: tuple[str, ...], inner: list[str]) -> int:
+    """Elements a block of a maximum and a sum of exponentials in one pass, 0 where two are better: a short
+    row stays in the cache, and where the exponentials are needed again, keeping them is better."""
+    if pair is None or pair.top.axes[0] not in axes or nest.extent(pair.top.axes[0]) <= 2 * _BLOCK:
+        return 0
+    fits = 4 * math.prod(nest.extent(a) for a in inner) <= _KEPT_BYTES
+    return 0 if fits and reuses_exponentials(nest, pair) else _BLOCK
 
 
 def _worth_keeping(nest: LoopNest, inner: list[str], axis: str) -> bool:

@@ -184,6 +184,16 @@ template <class V, class F> inline auto fold(V v, F f) {
         "template <class T> inline T maximum(T a, T b) { return (a > b) | (a != a) ? a : b; }  // NaN wins",
         (),
     ),
+    "greater": (
+        """// The larger of two, NaN or not where one is NaN.
+template <class V> inline V greater(V a, V b) {
+#if defined(__AVX512F__) && !defined(__clang__)
+    if constexpr (sizeof a == 64 && sizeof a[0] == 4) return __builtin_ia32_maxps512_mask(a, b, a, -1, 4);
+#endif
+    return a > b ? a : b;
+}""",
+        (),
+    ),
     "minimum": (
         "template <class T> inline T minimum(T a, T b) { return (a < b) | (a != a) ? a : b; }  // NaN wins",
         (),
