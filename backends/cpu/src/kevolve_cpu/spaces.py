@@ -39,9 +39,7 @@ _SMALL = 32768  # points below which starting threads costs more than it gives (
 _COLUMNS = 1024  # of a tile over rows: whole pages of float32; narrower ones were no faster
 _KEPT_BYTES = 1 << 20  # half the L2 cache of current server CPUs: beyond, computing again is no slower
 _LEAST_LANES = 7  # points of an axis below which most lanes of a vector along it would idle; estimated
-_BLOCK = (
-    1024  # elements that stay in the L1 cache between two readings: 4 KiB of float32; 4096 were no faster
-)
+_BLOCK = 1024  # elements that stay in the L1 cache between two readings; 4096 were no faster
 _LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
 
 

@@ -2,9 +2,9 @@
 
 A softmax needs ``m = max(x)`` and ``s = sum(exp(x - m))`` of a row: two passes. In one (Milakov and
 Gimelshein, "Online normalizer calculation for softmax", 2018), a block of a row is read from memory for
-its maximum and again, from the L1 cache, for its exponentials. ``exp(x - m')`` of an earlier, smaller maximum
-``m'`` is corrected by ``exp(m' - m)``: exact up to the rounding of one factor a block that raises the maximum,
-in float64.
+its maximum and again, from the L1 cache, for its exponentials. ``exp(x - m')`` of an earlier, smaller
+maximum ``m'`` is corrected by ``exp(m' - m)``: exact up to the rounding of one factor a block that raises
+the maximum, in float64.
 
 Rows that hold NaN, and rows whose maximum is infinite, are computed again by the two passes as they stand:
 what infinities give there depends on the order of the operations.
