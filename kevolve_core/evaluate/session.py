@@ -46,6 +46,7 @@ class CasePlan:
     elements: int
     output_bytes: int
     outputs: tuple[str, ...]
+    hollow: bool = False  # it has tensors as inputs, none with an element
 
 
 @define
@@ -202,6 +203,7 @@ class Session:
                 value["elements"],
                 value["output_bytes"],
                 tuple(value["outputs"]),
+                value["hollow"],
             )
         return self._plans[case.name]
 

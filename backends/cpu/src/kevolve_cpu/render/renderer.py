@@ -10,12 +10,13 @@ from attrs import evolve, frozen
 from kevolve_core.errors import KevolveError, UnsupportedError
 from kevolve_core.ir import Buffer, LibraryCall, Load, LoopNest, Program, Search, Step, Store
 from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.languages.hostcode import call_text
 from kevolve_core.model import Candidate
 from kevolve_core.space import Point
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.entry import Launch, entry_text
 from kevolve_cpu.render.kinds import STORAGE
-from kevolve_cpu.render.library import call_text, tileable
+from kevolve_cpu.render.library import tileable
 from kevolve_cpu.render.nest import parameters, print_nest
 from kevolve_cpu.render.preamble import HELPER_NAMES, Preamble
 from kevolve_cpu.render.printer import identifier
