@@ -30,9 +30,10 @@ from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
 from kevolve_cpu.render.online import Online, online_of, reuses_exponentials
+from kevolve_cpu.render.product import Blocks, multiplies, sizes
 from kevolve_cpu.render.tidy import CHEAP, consumed, expressions, uses
 
-__all__ = ["resolve", "schedule_space"]
+__all__ = ["product_blocks", "resolve", "schedule_space"]
 
 _TILES = (0, 64, 256, 1024, 4096, 16384, 65536)
 _SMALL = 32768  # points below which starting threads costs more than it gives (about 5 µs); estimated
@@ -226,7 +227,56 @@ def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> 
         parameters, constraints = _nest_parameters(nest, cores)
     if isinstance(step, LibraryCall) and tileable(step):
         parameters.insert(0, Parameter("tile_rows", (0, 64, 128, 256, 512, 1024, 2048), 0))
+    if isinstance(step, LibraryCall) and not multiplies(step):
+        more, legal = _product_parameters(step, cores, int(facts.get("vector_bytes", 64)))
+        parameters = [*more, *parameters]
+        constraints += legal
     return Space(tuple(parameters), tuple(constraints))
+
+
+def _product_parameters(
+    call: LibraryCall, cores: int, vector_bytes: int
+) -> tuple[list[Parameter], list[Constraint]]:
+    """Tunables of a product: the library's, or generated in blocks."""
+    batch, rows, _, _ = sizes(call)
+    sums = 24 if vector_bytes == 64 else 12  # vectors of sums that leave room among 32 or 16 registers
+    tasks = (48, 96, 192, 384)
+    enough = [t for t in tasks if batch > 1 or -(-rows // t) >= cores]
+    blocks = [
+        Parameter("product_lanes", (4, 8, 16), min(16, max(4, vector_bytes // 4))),
+        Parameter("product_rows", (4, 6, 8, 12), sums // 2),
+        Parameter("product_vectors", (2, 3), 2),
+        Parameter("product_depth", (192, 256, 384), 384),
+        Parameter("product_task", tasks, enough[-1] if enough else tasks[0]),
+    ]
+    library = {p.name: p.default for p in blocks}
+    constraints = [
+        Constraint(
+            "blocks are those of a generated product",
+            lambda p: p["product"] == "generated" or all(p[n] == v for n, v in library.items()),
+        ),
+        Constraint(
+            "a generated product has its own blocks of rows",
+            lambda p: p["product"] == "library" or p.get("tile_rows", 0) == 0,
+        ),
+        Constraint(
+            "the sums of a block fit the registers",
+            lambda p: (
+                p["product_rows"] * p["product_vectors"] <= sums and 4 * p["product_lanes"] <= vector_bytes
+            ),
+        ),
+    ]
+    return [Parameter("product", ("library", "generated"), "library"), *blocks], constraints
+
+
+def product_blocks(step: LibraryCall, point: Mapping[str, Any]) -> Blocks | None:
+    """How the product of ``step`` is cut where ``point`` (perhaps of another case) says that it is
+    generated."""
+    if point.get("product") != "generated" or multiplies(step):
+        return None
+    more, _ = _product_parameters(step, 2, 64)
+    chosen = {p.name: point[p.name] if point.get(p.name) in p.choices else p.default for p in more}
+    return Blocks(**{name.removeprefix("product_"): n for name, n in chosen.items() if name != "product"})
 
 
 def resolve(nest: LoopNest, point: Mapping[str, Any]) -> Schedule:
