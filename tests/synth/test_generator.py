@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal
-from kevolve_core.ir import Program, Step
+from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
 from kevolve_core.model import Candidate, Device, Target
 from kevolve_core.serial import dumps, loads
