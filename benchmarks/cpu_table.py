@@ -205,7 +205,7 @@ def main() -> int:
     summary = summary_of(done, len(chosen))
     if summary["geomean"] is not None:
         print(f"\n{summary['correct']} of {summary['total']}: geomean {summary['geomean']:.2f} over the "
-              f"better baseline (delivered {summary['delivered']:.2f}; eager {summary['geomean_eager']:.2f}), "
+              f"better (delivered {summary['delivered']:.2f}; eager {summary['geomean_eager']:.2f}), "
               f"worst {summary['worst']:.2f}")  # fmt: skip
     for kind in ("regressions", "failed"):
         for name, why in summary[kind].items():
