@@ -88,6 +88,11 @@ def test_a_batch_that_is_repeated() -> None:
     agrees(lambda a, b: torch.bmm(a, b.expand(5, 40, 67)), draw(5, 19, 40), draw(1, 40, 67))
 
 
+@pytest.mark.parametrize("epilogue", [torch.relu, lambda y: torch.softmax(y, -1), lambda y: y.sum(1)])
+def test_one_batch(epilogue: Callable[[Tensor], Tensor]) -> None:
+    agrees(lambda a, b: epilogue(torch.bmm(a, b)), draw(1, 19, 40), draw(1, 40, 67))
+
+
 def test_float64() -> None:
     agrees(torch.mm, draw(50, 70, dtype=torch.float64), draw(70, 61, dtype=torch.float64))
 
