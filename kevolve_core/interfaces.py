@@ -264,7 +264,8 @@ class Renderer(Protocol):
     def render(
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
     ) -> Candidate:
-        """A candidate covering every case. Raises UnsupportedError for what it cannot print."""
+        """A candidate covering every case; its ``libraries`` are the library calls that it makes (a choice
+        may be to make none). Raises UnsupportedError for what it cannot print."""
         ...
 
 

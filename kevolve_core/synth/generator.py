@@ -302,7 +302,7 @@ class SynthGenerator:
             candidate,
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
-            libraries=tuple(sorted({*candidate.libraries, *_libraries(programs)})),
+            libraries=tuple(sorted(candidate.libraries)),
             origin=Origin(self.name, context.operator, {"move": note}),
         )
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 
-import pytest
-
-from kevolve_core.evaluate import LocalExecutor
 from kevolve_core.evaluate.code import code_key
-from kevolve_core.interfaces import EvaluationRequest
 from kevolve_core.model import Artifact, Candidate, Evaluation, Target, VerdictKind
-from tests.evaluate.conftest import SPEC, make_executor
-from tests.evaluate.kernels import ENTRY, HONEST, HONEST_CPP, native
+
+from .conftest import Evaluate
+from .kernels import ENTRY, HONEST, HONEST_CPP, native
 
 SEARCH = ("rules", "compile", "small", "cases", "quick")
 #: Another source, whose loop the compiler turns into the same instructions.
@@ -21,56 +18,40 @@ REWRITTEN = HONEST_CPP.replace("i < rows; ++i", "rows > i; i += 1").replace(
 SLOWER = HONEST_CPP.replace("highest = -INFINITY", "highest = row[0] * w[0]")
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[LocalExecutor]:
-    made = make_executor(SPEC)
-    yield made
-    made.close()
-
-
-def evaluated(executor: LocalExecutor, files: dict[str, str], stages: tuple[str, ...] = SEARCH) -> Evaluation:
-    candidate = Candidate(files, entry="kernel.py", language="cpp")
-    return executor.submit(EvaluationRequest(SPEC, candidate, stages)).result(timeout=300)
-
-
 def shared(evaluation: Evaluation) -> object:
     record = evaluation.stage("compile")
     return None if record is None else record.detail.get("same_code_as")
 
 
-def test_the_same_code_from_another_source_is_measured_once(executor: LocalExecutor) -> None:
-    first = evaluated(executor, HONEST)
-    again = evaluated(executor, {"kernel.py": ENTRY, "kernel.cpp": REWRITTEN})
+def test_the_same_code_from_another_source_is_measured_once(evaluate: Evaluate) -> None:
+    first = evaluate(HONEST)
+    again = evaluate({"kernel.py": ENTRY, "kernel.cpp": REWRITTEN})
     assert first.candidate_id != again.candidate_id
     assert (shared(first), shared(again)) == (None, first.candidate_id)
     assert (again.score, again.measurements) == (first.score, first.measurements)
     assert [record.stage for record in again.stages] == list(SEARCH)
-    confirmed = evaluated(executor, {"kernel.py": ENTRY, "kernel.cpp": REWRITTEN}, (*SEARCH, "race"))
+    confirmed = evaluate({"kernel.py": ENTRY, "kernel.cpp": REWRITTEN}, *SEARCH, "race")
     assert shared(confirmed) is None  # a race is there to measure again
 
 
-def test_other_code_is_measured_of_its_own(executor: LocalExecutor) -> None:
-    evaluated(executor, HONEST)
-    other = evaluated(executor, {"kernel.py": ENTRY, "kernel.cpp": SLOWER})
-    host = evaluated(
-        executor, {**HONEST, "kernel.py": ENTRY.replace("out = ", "out = torch.empty_like(x)\n    out = ")}
-    )
-    same = evaluated(executor, HONEST)  # asked for again: measured again
+def test_other_code_is_measured_of_its_own(evaluate: Evaluate) -> None:
+    evaluate(HONEST)
+    other = evaluate({"kernel.py": ENTRY, "kernel.cpp": SLOWER})
+    twice = ENTRY.replace("out = ", "out = torch.empty_like(x)\n    out = ")
+    host = evaluate({**HONEST, "kernel.py": twice})
+    same = evaluate(HONEST)  # asked for again: measured again
     assert [shared(each) for each in (other, host, same)] == [None, None, None]
 
 
-def test_a_verdict_against_code_holds_for_its_twin(executor: LocalExecutor) -> None:
+def test_a_verdict_against_code_holds_for_its_twin(evaluate: Evaluate) -> None:
     wrong = "for (int64_t i = 0; i < rows * columns; ++i) out[i] = {};"
-    first = evaluated(executor, native(wrong.format("1.5f")))
-    again = evaluated(executor, native(wrong.format("3.0f / 2.0f")))
+    first = evaluate(native(wrong.format("1.5f")))
+    again = evaluate(native(wrong.format("3.0f / 2.0f")))
     assert first.verdict.kind is VerdictKind.WRONG_RESULT
     assert (again.verdict, shared(again)) == (first.verdict, first.candidate_id)
 
 
-def test_a_jit_function_counts_by_its_binary(tmp_path: object) -> None:
-    from pathlib import Path
-
-    assert isinstance(tmp_path, Path)
+def test_a_jit_function_counts_by_its_binary(tmp_path: Path) -> None:
     host = "import triton\n\n@triton.jit\ndef k(x):\n    {}\n\ndef f(x):\n    k[({},)](x)\n"
 
     def key(body: str, grid: int, binary: bytes) -> str:
