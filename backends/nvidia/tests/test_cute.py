@@ -20,7 +20,7 @@ installed = pytest.mark.skipif(
     reason="CuTe DSL is not installed: pip install 'kevolve-nvidia[cute]'",
 )
 
-CUTE = '''
+CUTE = """
 import cutlass
 import cutlass.cute as cute
 import torch
@@ -49,7 +49,7 @@ def scale(x):
     arguments = from_dlpack(x, assumed_align=4), from_dlpack(y, assumed_align=16), stream
     cute.compile(launch, *arguments)(*arguments)
     return y
-'''
+"""
 
 
 def candidate(source: str = CUTE) -> Candidate:
@@ -120,7 +120,7 @@ def test_what_was_compiled_ahead_is_found_where_it_runs(compiler: NvidiaCompiler
 
 
 #: A confined process, as the one that launches: it may write nothing and start nothing.
-RUNS = '''
+RUNS = """
 import sys
 from ast import literal_eval
 from pathlib import Path
@@ -145,7 +145,7 @@ with running_from(folder / CUTE_FOLDER):
         kernel.cute.compile(kernel.launch, given[0], kernel.from_dlpack(y.double(), assumed_align=16), stream)
     except KevolveError as error:
         print("compiled ahead" if "not compiled ahead" in error.what else error)
-'''
+"""
 
 
 def run(source: str, *arguments: str) -> list[str]:

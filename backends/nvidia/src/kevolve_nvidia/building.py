@@ -52,7 +52,11 @@ class BuildRole:
     def op_build(self, language: str, **arguments: Any) -> tuple[Any, list[Any]]:
         """Build a candidate into ``work``: facts, or ``{"error": {"kind", …}}`` for what is not the worker's
         fault."""
-        builders: Mapping[str, Callable[..., dict[str, Any]]] = {"triton": _triton, "cuda": _cuda, "cute": _cute}
+        builders: Mapping[str, Callable[..., dict[str, Any]]] = {
+            "triton": _triton,
+            "cuda": _cuda,
+            "cute": _cute,
+        }
         try:
             return builders[language](**arguments), []
         except KevolveError as error:

@@ -1,9 +1,10 @@
 """`cute.compile` while a candidate is recorded, and while one runs: made ahead by one, found by the other.
 
-While `recording`, what a candidate compiles is compiled for an architecture that need not be here, and what it
-then launches does nothing. While `running_from` a folder, the same line of the candidate loads the object file
-that was made ahead. Both stand in for ``cutlass.cute.compile`` and ``cutlass.cute.runtime.from_dlpack``. Touches
-``JitCompiledFunction.artifacts``, ``export_to_c`` and ``load_module``; tested with nvidia-cutlass-dsl 4.8.
+While `recording`, what a candidate compiles is compiled for an architecture that need not be here, and what
+it then launches does nothing. While `running_from` a folder, the same line of the candidate loads the object
+file that was made ahead. Both stand in for ``cutlass.cute.compile`` and
+``cutlass.cute.runtime.from_dlpack``. Touches ``JitCompiledFunction.artifacts``, ``export_to_c`` and
+``load_module``; tested with nvidia-cutlass-dsl 4.8.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _preloaded() -> None:
 def _standing_in(compile_: Any, from_dlpack: Any) -> Iterator[None]:
     cute = require()
     _preloaded()
-    runtime = importlib.import_module("cutlass.cute.runtime")
+    runtime: Any = importlib.import_module("cutlass.cute.runtime")
     before = cute.compile, runtime.from_dlpack
     cute.compile, runtime.from_dlpack = compile_, from_dlpack
     try:
@@ -198,8 +199,8 @@ class _Loader:
 @contextlib.contextmanager
 def running_from(folder: Path) -> Iterator[None]:
     """While active, ``cute.compile`` loads from ``folder`` and never compiles."""
-    runtime = importlib.import_module("cutlass.cute.runtime") if require() else None
-    marked = marked_class(runtime._Tensor)  # type: ignore[union-attr]
+    require()
+    marked = marked_class(importlib.import_module("cutlass.cute.runtime")._Tensor)
 
     def from_dlpack(tensor: Any, *args: Any, **kwargs: Any) -> Any:
         return marked(tensor, *args, **kwargs)

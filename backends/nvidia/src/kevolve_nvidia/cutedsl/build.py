@@ -46,8 +46,8 @@ def build_cute(
     if not made and not facts["kernels"]:
         raise CompileError(
             "the candidate compiles no CuTe DSL kernel",
-            log="compile with cutlass.cute.compile(function, …) and call what it gives; a jit function that is "
-            "called as it is would be compiled on the device",
+            log="compile with cutlass.cute.compile(function, …) and call what it gives; a jit function "
+            "that is called as it is would be compiled on the device",
             got="no call of cute.compile",
         )
     for number, built in enumerate(made.values()):

@@ -1,8 +1,8 @@
 """What tells one compilation of a CuTe DSL function from another.
 
-A candidate compiles with ``cute.compile(function, *arguments)``. The worker that compiles ahead and the one that
-launches both reach that line, with other objects: names made here are equal in both when function and arguments
-are the same to the compiler.
+A candidate compiles with ``cute.compile(function, *arguments)``. The worker that compiles ahead and the one
+that launches both reach that line, with other objects: names made here are equal in both when function and
+arguments are the same to the compiler.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class Placeholder:
         self, mode: int, stride_order: tuple[int, ...] | None = None, divisibility: int = 1
     ) -> Placeholder:
         """As the DSL's: one size is known at run time only, and the strides that follow from it."""
-        self._marks.append(["compact", mode, None if stride_order is None else list(stride_order), divisibility])
+        self._marks.append(
+            ["compact", mode, None if stride_order is None else list(stride_order), divisibility]
+        )
         return self
 
     def fake(self) -> Any:
@@ -91,7 +93,8 @@ def marked_class(base: Any) -> Any:
         def __init__(self, tensor: Any, assumed_align: int | None = None, *args: Any, **kwargs: Any) -> None:
             plain = tensor.detach() if isinstance(tensor, torch.Tensor) else tensor
             super().__init__(plain, assumed_align, *args, **kwargs)
-            self._given, self._marks = tensor, []
+            self._given = tensor
+            self._marks: list[Any] = []
 
         def kevolve_description(self) -> list[Any]:
             return _description(self._given, self._assumed_align, self._marks)
