@@ -232,7 +232,7 @@ class SynthGenerator:
     def _moved(self, partition: Partition, rng: random.Random) -> Partition:
         first = self._programs(partition)[0]
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
-        return moved_partition(partition, first.edges, first.shared, has_library, rng)
+        return moved_partition(partition, first.edges, first.shared, has_library, rng, first.tables)
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
         spaces = self._spaces_of(genome.partition, genome.language)
@@ -306,7 +306,7 @@ class SynthGenerator:
             candidate,
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
-            libraries=tuple(sorted({*candidate.libraries, *_libraries(programs)})),
+            libraries=tuple(sorted(candidate.libraries)),
             origin=Origin(self.name, context.operator, {"move": note}),
         )
 

@@ -57,7 +57,7 @@ def lower(graph: Graph) -> Lowered:
             continue
         rule = TABLE.get(node.op)
         try:
-            if rule is None or _reads_empty(args):
+            if rule is None or _reads_empty(args) or _complex((node.type, args)):
                 unknown.append(node.op)
                 packed = _plain(replace_refs(node.args, lambda r: _as_strided(lowering, values, types, r)))
                 values[node.name] = library.opaque(lowering, node, packed, kwargs)
@@ -102,3 +102,10 @@ def _plain(value: Any) -> Any:
 def _reads_empty(args: tuple[Any, ...]) -> bool:
     """An argument without elements: left to the library, loops over nothing have no position to load."""
     return any(isinstance(a, Value) and 0 in a.shape for a in args)
+
+
+def _complex(value: Any) -> bool:
+    """Whether a complex tensor is among the arguments or results: those are the library's alone."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_complex, value))
+    return isinstance(value, (Value, TensorType)) and value.dtype.startswith("complex")

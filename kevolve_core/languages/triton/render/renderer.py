@@ -64,7 +64,7 @@ class TritonRenderer:
         try:
             nest = step.epilogue if isinstance(step, LibraryCall) else step
             if isinstance(step, LibraryCall):
-                call_text(step, lambda operand: operand.buffer)
+                call_text(step, lambda _, operand: operand.buffer)
             if nest is not None:
                 _try(nest, isinstance(step, LibraryCall) and step.repeat > 0)
         except KevolveError as error:
