@@ -91,6 +91,10 @@ class NestBuilder:
                 value = inliner.evaluated(d, by)
                 values[name] = self._combine(inliner, d, value, group, align)
                 result = values[name]
+            elif d.kind == "scatter":
+                place, value = inliner.placed(d, by)
+                inliner.body.append(Store(name, place, value, None, d.combiner))
+                continue
             else:
                 result = inliner.at(d, axes)
             if self.in_memory(name):
