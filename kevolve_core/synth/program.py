@@ -232,6 +232,7 @@ class _Assembler:
     def _shared(self, fusion: Fusion) -> tuple[str, ...]:
         """Pointwise definitions that more than one definition reads, so that storing them is a choice."""
         readers: dict[str, int] = {}
+        live = self._live()
         for d in fusion.defs.values():
             if d.value is None:
                 continue
@@ -240,7 +241,7 @@ class _Assembler:
         return tuple(
             n
             for n, count in readers.items()
-            if count > 1 and fusion.defs[n].kind == "point" and n not in self.memory and n in self._live()
+            if count > 1 and fusion.defs[n].kind == "point" and n not in self.memory and n in live
         )
 
     # --- buffers --------------------------------------------------------------------------------------------
