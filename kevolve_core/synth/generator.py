@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.interfaces import Proposal, Renderer, Work
+from kevolve_core.interfaces import Proposal, Renderer, Selective, Work
 from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin, content_hash
@@ -273,7 +273,8 @@ class SynthGenerator:
         return self._spaces[key]
 
     def _languages(self) -> list[str]:
-        """Languages that can print every step of the default program."""
+        """Languages that can print every step of the default program, and have something of their own in
+        it."""
         reasons: list[str] = []
         able: list[str] = []
         for language, renderer in self._renderers.items():
@@ -283,6 +284,9 @@ class SynthGenerator:
                 for step in s.program.steps
                 if (reason := renderer.supports(step))
             ]
+            if not refusals and isinstance(renderer, Selective):
+                programs = [s.program for s in self._programs(Partition())]
+                refusals = [f"{language}: {why}" for why in [renderer.declines(programs)] if why]
             reasons += refusals[:1]
             if not refusals:
                 able.append(language)

@@ -57,7 +57,8 @@ def ceilings(peaks: Peaks) -> Ceilings:
 
 def classify(work: Work, seconds: float, peaks: Peaks) -> str:
     """``memory``, ``compute``, ``balanced`` (both), or ``latency`` (neither is near its ceiling)."""
-    return bottleneck(*ceilings(peaks).shares(work, seconds).values(), busy=_BUSY)
+    memory, compute, launch = ceilings(peaks).shares(work, seconds).values()
+    return bottleneck(memory, compute, launch, _BUSY)
 
 
 def explain(
