@@ -19,6 +19,7 @@ POINTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "looped": LOOPED,
     "tiled": {"rows": 4, "cols": 16, "programs": 2, "online": False},
+    "held": {"rows": 2, "cols": 16, "held": True},
 }
 _SMALL = {"implementation": "generated", "tile_rows": 16, "tile_cols": 16, "tile_depth": 16}
 PRODUCTS: Mapping[str, Mapping[str, Any]] = {

@@ -10,8 +10,9 @@ from attrs import frozen
 from kevolve_core.languages.triton.render.tiling import Tiling
 from kevolve_core.languages.triton.render.words import power_of_two
 
-__all__ = ["MAX_TILE", "NestSchedule", "resolve"]
+__all__ = ["HELD_TILES", "MAX_TILE", "NestSchedule", "resolve"]
 
+HELD_TILES = 16  # tiles of a row that is held, at most, since each is printed; estimated
 MAX_TILE = 1 << 17  # elements of a tile; Triton allows 2**20, which no register file holds
 
 
@@ -30,6 +31,8 @@ class NestSchedule:
             reductions before.
         online: take a maximum and the sum of exponentials by it in one walk, and a mean and the squares about
             it.
+        held: where a row is longer than ``cols``, keep all of it in registers, ``cols`` at a time and
+            without a loop, so that later walks read nothing again. Rows need not be a power of two.
     """
 
     rows: int = 1
@@ -40,10 +43,11 @@ class NestSchedule:
     accumulate: str = "fp32"
     spread: int = 1
     online: bool = True
+    held: bool = False
 
 
 #: Choices that need no cutting.
-_PLAIN = ("num_warps", "num_stages", "programs", "accumulate", "spread", "online")
+_PLAIN = ("num_warps", "num_stages", "programs", "accumulate", "spread", "online", "held")
 
 
 def resolve(tiling: Tiling, point: Mapping[str, Any], default: NestSchedule) -> NestSchedule:

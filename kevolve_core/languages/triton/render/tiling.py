@@ -38,6 +38,7 @@ __all__ = [
     "Tiling",
     "divisible",
     "expressions",
+    "holdable",
     "moment_pairs",
     "online_pairs",
     "passes_of",
@@ -156,6 +157,17 @@ def divisible(p: Pass, nest: LoopNest) -> bool:
     stores = [s for s in nest.body if isinstance(s, Store)]
     plain = all(s.mode == "set" for s in stores) and not scans
     return bool(p.cols) and plain and all(isinstance(s, Store) for s in p.sinks)
+
+
+def holdable(nest: LoopNest, tiling: Tiling) -> bool:
+    """Whether a row's tiles can stay in registers from one walk to the next, and there is a next: several
+    walks over all columns, and no scan or position that is carried along them."""
+    plain = not any(
+        isinstance(s, Scan) or (isinstance(s, Reduce) and s.combiner in ("argmax", "argmin"))
+        for s in nest.body
+    )
+    whole = tuple(a.name for a in tiling.cols)
+    return plain and tiling.combines and sum(p.cols == whole for p in passes_of(nest, tiling)) > 1
 
 
 def online_pairs(nest: LoopNest) -> Mapping[str, str]:
