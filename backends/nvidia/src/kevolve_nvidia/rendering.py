@@ -39,8 +39,8 @@ _HALF_PRODUCTS = (
     _product(64, 128, 64, 4, 4),
     _product(64, 64, 64, 4, 4),
 )
-#: Nests that combine: fewer warps a row (fastest for rows of 4096 float32 on an H100, same file), rows kept in
-#: registers, and plain walks whose second reading comes from the L2 cache; `estimated` where not said.
+#: Nests that combine: fewer warps a row (fastest for rows of 4096 float32 on an H100, same file), rows kept
+#: in registers, and plain walks whose second reading comes from the L2 cache; `estimated` where not said.
 _NESTS: tuple[dict[str, Any], ...] = (
     {"num_warps": 4},
     {"rows": 1, "cols": 4096, "num_warps": 16, "held": True, "accumulate": "fp32"},
