@@ -13,6 +13,7 @@ import importlib
 import random
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -25,7 +26,7 @@ from kevolve_core.bench.shrink import SCALES, shrunk
 from kevolve_core.errors import KevolveError, WorkerError
 from kevolve_core.evaluate.contender import library_calls
 from kevolve_core.evaluate.rules import check_candidate
-from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare
+from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare, parity_bound, scale_of
 from kevolve_core.interfaces import BackendRef, Proposal
 from kevolve_core.isolate.entry import exported
 from kevolve_core.isolate.tensors import describe, flatten
@@ -44,7 +45,11 @@ Call = Callable[..., Any]
 _QUICK = 3  # timed calls that rank a candidate
 _FINALISTS = 2  # measured beside the baselines, call by call
 _SLOW = 4.0  # times the best baseline beyond which one call is enough to know
-_LEAST, _MOST = 6, 16  # rounds of a paired measurement
+_LEAST, _MOST = 6, 12  # rounds of a paired measurement
+_CLOSE = 1.15  # times the fastest finalist within which another may still be faster
+_WAIT_S, _PAUSE_S = 60.0, 0.5  # for memory that the problem on the device has
+_COPIED_BYTES = 1 << 30  # of inputs up to which a reference gets copies of its own
+_SLICE = 1 << 26  # elements of a result that are compared at a time
 
 
 class SweepRole:
@@ -72,6 +77,7 @@ class SweepRole:
         self._spec: KernelSpec | None = None
         self._reference: LoadedReference | None = None
         self._double: Any = None
+        self._busy = 0.0
         self._baselines: dict[str, Call] = {}
         self._broken: dict[str, str] = {}
 
@@ -122,10 +128,8 @@ class SweepRole:
         for which in self._backend.baselines(self._spec, self._device):
             if which.kind == "compiled":
                 ahead = CompiledAhead(self._reference.call)
-                given = example_inputs(self._spec, self._spec.cases[0])
-                examples = [hollow(v, self._home) for v in given]
                 try:
-                    ahead.prepare(examples)
+                    ahead.prepare(self._hollow_inputs())
                     self._baselines[which.name] = ahead
                 except Exception as error:
                     self._broken[which.name] = f"{type(error).__name__}: {error}"[:300]
@@ -133,22 +137,43 @@ class SweepRole:
                 module, _, name = which.factory.partition(":")
                 factory = getattr(importlib.import_module(module), name)
                 self._baselines[which.name] = factory(self._reference.call)
+        self._give_back()  # what the hollow tensors had, and trials of paddings
         return {"compile_s": round(time.perf_counter() - start, 3), "broken": self._broken}, []
 
+    def _hollow_inputs(self) -> list[Any]:
+        """Tensors without memory. Making one takes its memory for a moment, and the problem on the device
+        may have that."""
+        assert self._spec is not None
+        given = example_inputs(self._spec, self._spec.cases[0])
+        deadline = time.perf_counter() + _WAIT_S
+        while True:
+            try:
+                return [hollow(v, self._home) for v in given]
+            except torch.OutOfMemoryError:
+                self._give_back()
+                if time.perf_counter() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+
     def op_measure(self, entries: Sequence[Any], seed: int, seconds: float) -> tuple[Any, list[Any]]:
-        """Judge and time. ``entries`` are candidates with their artifacts, ``seconds`` bound the rounds of one
-        finalist. Whoever calls has the device for himself.
+        """Judge and time. ``entries`` are candidates with their artifacts, ``seconds`` bound the rounds of
+        one finalist. Whoever calls has the device for himself.
 
         Raises:
             KevolveError: a candidate took the device down; ``got`` is its number in ``entries``.
         """
-        start = time.perf_counter()
+        self._busy = 0.0
+        gc.freeze()  # what is there stays: collections would take most of the time
         try:
             with torch.no_grad():
                 found = self._measured(entries, seed, seconds)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold tensors, and others wait for the memory
+            raise
         finally:
+            gc.unfreeze()
             self._clear()
-        return found | {"device_s": round(time.perf_counter() - start, 3)}, []
+        return found | {"timed_s": self._busy}, []
 
     # --- one problem ----------------------------------------------------------------------------------------
 
@@ -160,7 +185,7 @@ class SweepRole:
         self._double = in_float64(self._reference)
         if self._double.module is not None:
             self._runner.to_device(self._double.module)
-        base = _Data(self._inputs(seed, "base"), self._reference.call, self._double.call)
+        base = _Data(self._inputs(seed, "base"), self._reference.call, self._double)
         baselines = {name: self._timed(name, call, base) for name, call in self._baselines.items()}
         baselines = {name: s for name, s in baselines.items() if s}
         if not baselines:
@@ -176,7 +201,8 @@ class SweepRole:
                     break
                 if self._holds(entries[row["number"]], seed, row):
                     checked.append(row)
-            base = _Data(self._inputs(seed + 1, "base"), self._reference.call, self._double.call)
+            base = _Data(self._inputs(seed + 1, "base"), self._reference.call, self._double)
+        checked = [r for r in checked if r["seconds"] <= _CLOSE * checked[0]["seconds"]]
         races = [self._race(entries[row["number"]], row, base, seconds) for row in checked]
         races = [r for r in races if r]
         winner = min(races, key=lambda r: median(r["samples"]["candidate"]), default=None)
@@ -226,7 +252,7 @@ class SweepRole:
             for variant in VARIANTS[1:]:
                 try:
                     inputs = self._inputs(seed, variant)
-                    data = _Data(inputs, self._reference.call, self._double.call)
+                    data = _Data(inputs, self._reference.call, self._double)
                 except Exception:  # any refusal of the reference means: not defined there
                     if unusable := self.unusable():
                         raise WorkerError(f"the reference took the device down: {unusable}") from None
@@ -295,7 +321,9 @@ class SweepRole:
             runner.synchronize()
         finally:
             gc.enable()
-        return runner.elapsed(start, end), out
+        took = runner.elapsed(start, end)
+        self._busy += took
+        return took, out
 
     def _program(self, entry: Any) -> Call:
         """A candidate's program; the one before is forgotten."""
@@ -354,6 +382,11 @@ class SweepRole:
         self._reference = self._spec = None
         self._double = None
         self._baselines = {}
+        self._give_back()
+
+    @staticmethod
+    def _give_back() -> None:
+        """Free what this process's allocator keeps: the others need it."""
         gc.collect()
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
@@ -362,14 +395,17 @@ class SweepRole:
 class _Data:
     """One input set with the float64 answer on it and the eager baseline's error."""
 
-    def __init__(self, inputs: list[Any], eager: Call, double: Call) -> None:
+    def __init__(self, inputs: list[Any], eager: Call, double: LoadedReference) -> None:
         self.inputs = inputs
         leaves, self._structure = flatten(eager(*_copies(inputs)))
         self._signature = [describe(v) for v in leaves]
         self.nbytes = sum(v.numel() * v.element_size() for v in leaves)
-        self._exact = [v.contiguous() for v in flatten(double(*_copies(inputs)))[0]]
+        self._exact = [v.contiguous() for v in flatten(double.call(*_copies(inputs)))[0]]
+        if lacking := [r for r in double.refused if "OutOfMemory" in r]:
+            raise KevolveError("the float64 reference does not fit the device's memory", got=lacking[0])
         sides = zip(leaves, self._exact, strict=True)
-        self._leaves: list[BaselineLeaf] = [baseline_leaf(v, exact) for v, exact in sides]
+        self._leaves = [_baseline_leaf(v, exact) for v, exact in sides]
+        self._scales = [scale_of(v) if v.is_floating_point() else 0.0 for v in self._exact]
         self.has_nan = any(v.is_floating_point() and bool(v.isnan().any()) for v in leaves)
 
     def wrong(self, output: Any, precision: Any) -> str:
@@ -377,21 +413,47 @@ class _Data:
         leaves, structure = flatten(output)
         if structure != self._structure:
             return "the result has another tree structure"
-        for k, (leaf, signature, exact, own) in enumerate(self._rows(leaves)):
+        for k, (leaf, signature, exact, own, scale) in enumerate(self._rows(leaves)):
             if not isinstance(leaf, torch.Tensor) or describe(leaf) != signature:
                 return f"output {k} has another type"
-            if (mismatch := compare(leaf, exact, own, precision)) is not None:
+            if precision.policy == "parity" and _within(leaf, exact, parity_bound(leaf.dtype, scale, own)):
+                continue
+            if (mismatch := compare(leaf, exact, own, precision, scale)) is not None:
                 return f"output {k}: {mismatch.reason} {mismatch.detail()}"
         return ""
 
-    def _rows(self, leaves: list[Any]) -> Iterator[tuple[Any, str, torch.Tensor, BaselineLeaf]]:
-        return zip(leaves, self._signature, self._exact, self._leaves, strict=True)
+    def _rows(self, leaves: list[Any]) -> Iterator[tuple[Any, str, torch.Tensor, BaselineLeaf, float]]:
+        return zip(leaves, self._signature, self._exact, self._leaves, self._scales, strict=True)
 
     def free(self) -> None:
         """Let go of the tensors."""
         self.inputs, self._exact = [], []
 
 
+def _slices(value: torch.Tensor, exact: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Both a part at a time: float64 copies of results of gigabytes do not fit beside them."""
+    flat = zip(value.reshape(-1).split(_SLICE), exact.reshape(-1).split(_SLICE), strict=True)
+    return iter(flat)
+
+
+def _baseline_leaf(value: torch.Tensor, exact: torch.Tensor) -> BaselineLeaf:
+    """`baseline_leaf`, of a large one a part at a time."""
+    if value.numel() <= _SLICE or not value.is_floating_point():
+        return baseline_leaf(value, exact)
+    parts = [baseline_leaf(v, e) for v, e in _slices(value, exact)]
+    finite = all(p.value is None for p in parts)
+    return BaselineLeaf(max(p.error for p in parts), None if finite else value)
+
+
+def _within(leaf: torch.Tensor, exact: torch.Tensor, bound: float) -> bool:
+    """Whether a large floating result is surely within the parity bound; no is not yet wrong."""
+    if leaf.numel() <= _SLICE or not leaf.is_floating_point():
+        return False
+    return all(float((v.double() - e).abs_().max()) <= bound for v, e in _slices(leaf, exact))
+
+
 def _copies(inputs: Sequence[Any]) -> list[Any]:
-    """Inputs that a reference may write into."""
+    """Inputs that a reference may write into; those of gigabytes as they are."""
+    if sum(t.numel() * t.element_size() for t in inputs if isinstance(t, torch.Tensor)) > _COPIED_BYTES:
+        return list(inputs)
     return [t.clone() if isinstance(t, torch.Tensor) else t for t in inputs]

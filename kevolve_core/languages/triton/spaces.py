@@ -28,8 +28,9 @@ from kevolve_core.ir import (
 from kevolve_core.languages.triton.render.contraction import is_product
 from kevolve_core.languages.triton.render.nest import without_first
 from kevolve_core.languages.triton.render.product import ProductSchedule
-from kevolve_core.languages.triton.render.schedule import HELD_TILES, NestSchedule
+from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.tiling import (
+    HELD_TILES,
     Tiling,
     divisible,
     expressions,
@@ -239,8 +240,11 @@ def _with(choices: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 def _nest_parameters(nest: LoopNest, facts: TritonFacts) -> tuple[list[Parameter], list[Constraint]]:
     tiling, default = tiling_of(nest), default_schedule(nest, facts)
     rows, cols = power_of_two(tiling.row_count), power_of_two(tiling.col_count)
-    row_choices = _with(_powers(1, min(rows, 128)), default.rows)
-    if tiling.combines:
+    short = tiling.combines and 1 < tiling.col_count <= HELD_TILES
+    row_choices = _with(_powers(1, min(rows, 1024 if short else 128)), default.rows)
+    if short:
+        col_choices = _with(_with((1,), cols), default.cols)
+    elif tiling.combines:
         col_choices = _with(_powers(min(cols, 64), min(cols, 8192)), default.cols)
         col_choices = _with(col_choices, cols) if cols <= _WIDEST_ROW else col_choices
     else:
@@ -289,6 +293,6 @@ def _looped(nest: LoopNest, tiling: Tiling, default: NestSchedule, facts: Triton
         found.append(Parameter("accumulate", ("fp32", "fp64"), default.accumulate))
     if online_pairs(nest) or moment_pairs(nest):
         found.append(Parameter("online", (True, False), True))
-    if tiling.col_count > 1024 and holdable(nest, tiling):
+    if (tiling.col_count > 1024 or 1 < tiling.col_count <= HELD_TILES) and holdable(nest, tiling):
         found.append(Parameter("held", (False, True), False))
     return found

@@ -23,9 +23,11 @@ def _product(rows: int, cols: int, depth: int, warps: int, stages: int, **more: 
 
 #: Tiles of float32 products. On an H100 (788 x 3072 x 768, benchmarks/results/h100_schedules.json) the small
 #: tile was fastest in both schemes: registers hold the split operands, and many small programs hide that.
+#: A long depth, or few tiles, needs it divided and partial sums promoted.
 _PRODUCTS = (
     _product(64, 64, 32, 4, 3, tile_precision="tf32x3"),
     _product(64, 64, 32, 4, 3, tile_precision="bf16x6"),
+    _product(64, 64, 32, 4, 3, tile_precision="bf16x6", tile_chunk=8, tile_split=16),
     _product(64, 128, 32, 4, 3, tile_precision="tf32x3"),
     _product(128, 64, 32, 4, 3, tile_precision="tf32x3"),
     _product(64, 128, 32, 4, 3, tile_precision="bf16x6"),
@@ -43,11 +45,13 @@ _HALF_PRODUCTS = (
 #: in registers, and plain walks whose second reading comes from the L2 cache; `estimated` where not said.
 _NESTS: tuple[dict[str, Any], ...] = (
     {"num_warps": 4},
+    {"rows": 512, "cols": 1, "num_warps": 4, "held": True},
     {"rows": 1, "cols": 4096, "num_warps": 16, "held": True, "accumulate": "fp32"},
     {"rows": 1, "cols": 2048, "num_warps": 8, "accumulate": "fp32", "online": False},
     {"rows": 1, "cols": 1024, "num_warps": 8, "held": True, "accumulate": "fp32"},
     {"rows": 1, "cols": 8192, "num_warps": 16, "accumulate": "fp32", "online": False},
     {"num_warps": 2},
+    {"rows": 128, "cols": 1, "num_warps": 4, "held": True},
 )
 
 

@@ -8,9 +8,10 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Axis, Expr, Index, Reduce, Scan, Statement, Store, Var, vars_of
 from kevolve_core.languages.triton.render.combine import Combiner, combiner_of, extreme, result_cast
 from kevolve_core.languages.triton.render.printer import Frame, Printer
-from kevolve_core.languages.triton.render.schedule import HELD_TILES, NestSchedule
+from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.scope import Scope, Text
 from kevolve_core.languages.triton.render.tiling import (
+    HELD_TILES,
     Pass,
     divisible,
     expressions,

@@ -10,9 +10,8 @@ from attrs import frozen
 from kevolve_core.languages.triton.render.tiling import Tiling
 from kevolve_core.languages.triton.render.words import power_of_two
 
-__all__ = ["HELD_TILES", "MAX_TILE", "NestSchedule", "resolve"]
+__all__ = ["MAX_TILE", "NestSchedule", "resolve"]
 
-HELD_TILES = 16  # tiles of a row that is held, at most, since each is printed; estimated
 MAX_TILE = 1 << 17  # elements of a tile; Triton allows 2**20, which no register file holds
 
 
@@ -32,7 +31,8 @@ class NestSchedule:
         online: take a maximum and the sum of exponentials by it in one walk, and a mean and the squares about
             it.
         held: where a row is longer than ``cols``, keep all of it in registers, ``cols`` at a time and
-            without a loop, so that later walks read nothing again. Rows need not be a power of two.
+            without a loop, so that later walks read nothing again. Rows need not be a power of two; a short
+            one is unrolled with ``cols`` of 1, so that the lanes are rows'.
     """
 
     rows: int = 1
