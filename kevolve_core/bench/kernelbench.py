@@ -14,6 +14,7 @@ from attrs import asdict, field, frozen
 
 from kevolve_core.api.evolving import evolve, resume
 from kevolve_core.api.parts import Place, place
+from kevolve_core.bench.environment import environment
 from kevolve_core.bench.pipeline import Pipeline, workers
 from kevolve_core.bench.pool import SWEEP_ROLE, Checker, over
 from kevolve_core.bench.problems import Problem, find_problems, spec_of
@@ -23,12 +24,14 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.registry import Registry
 from kevolve_core.serial import to_plain
 
-__all__ = ["BenchSettings", "Row", "read_rows", "run_kernelbench"]
+__all__ = ["ENVIRONMENT", "BenchSettings", "Row", "read_rows", "run_kernelbench"]
 
 Row = dict[str, Any]
 #: Scales of `kevolve_core.bench.shrink.SCALES`, named here so that the command line need not import torch.
 SCALE_NAMES = ("tiny", "small", "full")
 _ROWS, _SETTINGS = "rows.jsonl", "settings.json"
+#: File of the folder with the latest sitting's device, versions, commit and date.
+ENVIRONMENT = "environment.json"
 
 
 @frozen
@@ -114,6 +117,7 @@ def run_kernelbench(
     problems = find_problems(settings.root, settings.levels, settings.only)
     where = place(None, settings.backend or None, registry=registry, device=device)
     _claim(out, settings)
+    (out / ENVIRONMENT).write_text(json.dumps(environment(where.device.name), indent=1), encoding="utf-8")
     done = {r["id"] for r in read_rows(out)}
     todo = [p for p in problems if p.id not in done]
     lock = threading.Lock()

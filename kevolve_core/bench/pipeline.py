@@ -33,6 +33,7 @@ __all__ = ["Pipeline", "workers"]
 Row = dict[str, Any]
 _MEASURE_S = 90.0  # of one problem on the device, before its process is given up; `estimated`
 _RACE_S = 0.7  # of the rounds of one finalist
+_MARGIN = 1.01  # times the best baseline from which a kernel is delivered: less is the clock's noise
 _RETRIES = 2  # measurements again without a candidate that took the device down
 
 
@@ -141,7 +142,7 @@ class Pipeline:
             "candidate_s": median(own), "best_baseline": best, "ratio": ratios[best].value,
             "interval": [ratios[best].low, ratios[best].high], "rounds": len(own), "evidence": "measured",
             "ratio_to": {name: r.value for name, r in ratios.items()},
-            "delivered": "candidate" if ratios[best].low > 1.0 else "baseline",
+            "delivered": "candidate" if ratios[best].low > _MARGIN else "baseline",
         }  # fmt: skip
         if row["delivered"] == "candidate":
             loader = self.where.backend.standalone_loader(candidate.language)

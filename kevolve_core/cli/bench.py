@@ -78,7 +78,7 @@ def kernelbench(
 
     Exit code 0 when every problem that counts is solved correctly, 1 when some are not.
     """
-    from kevolve_core.bench.kernelbench import BenchSettings, run_kernelbench
+    from kevolve_core.bench.kernelbench import ENVIRONMENT, BenchSettings, run_kernelbench
     from kevolve_core.bench.summary import markdown, summary
 
     if check_only and sweep:
@@ -102,9 +102,9 @@ def kernelbench(
     command = f"kevolve {shlex.join(sys.argv[1:])}" if sys.argv[1:] else "kevolve bench kernelbench"
     totals = summary(rows)
     (target / "report.md").write_text(markdown(rows, "KernelBench", command), encoding="utf-8")
-    (target / "report.json").write_text(
-        json.dumps({"rows": rows, "summary": totals}, indent=1), encoding="utf-8"
-    )
+    found = json.loads((target / ENVIRONMENT).read_text(encoding="utf-8"))
+    report = {"rows": rows, "summary": {**totals, "command": command, "environment": found}}
+    (target / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     if as_json:
         click.echo(json.dumps({"rows": rows, "summary": totals}, indent=2))
     else:
