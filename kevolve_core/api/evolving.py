@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import secrets
 import threading
@@ -23,19 +22,18 @@ from kevolve_core.api.parts import (
     HookedExecutor,
     Place,
     SpecLike,
-    as_spec,
     generator_of,
     open_executor,
     place,
     policy_of,
 )
+from kevolve_core.api.preparing import assembled, checked, notes, prepared
 from kevolve_core.api.result import Result, gather, write_result
-from kevolve_core.errors import ConfigError, DegenerateSpecError, KevolveError, StoreError
-from kevolve_core.evolve import Budget, Event, Memory, Preparing, RunResult, SearchSettings, collect
+from kevolve_core.errors import ConfigError, KevolveError, StoreError
+from kevolve_core.evolve import Budget, Event, Memory, RunResult, SearchSettings, collect
 from kevolve_core.evolve import resume as resume_search
 from kevolve_core.evolve import run as run_search
-from kevolve_core.evolve.events import Emitter
-from kevolve_core.interfaces import Checked, CodeGenerator, Executor, Journaled, SelectionPolicy
+from kevolve_core.interfaces import CodeGenerator, Executor, Journaled, SelectionPolicy
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate
 from kevolve_core.registry import Registry
@@ -52,8 +50,6 @@ Stop = Callable[[], bool]
 SEARCH_STAGES = ("rules", "compile", "small", "cases", "quick")
 RACE_STAGES = ("compile", "race")
 CONFIRM_STAGES = ("compile", "confirm", "holdout", "profile")
-
-_POLL_S = 0.05  # how soon a stop is noticed before the search begins (estimated)
 
 
 @frozen
@@ -130,14 +126,14 @@ async def evolve_async(
         asyncio.CancelledError: the task was cancelled. The best so far and its report are in the run's
             folder first: `load_result` reads them and `resume` goes on. Use ``stop`` to get them returned.
     """
-    note = _notes(on_event)
+    note = notes(on_event)
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
     folder = None if out is None else Path(out)
     if folder is not None:
         _refuse_taken(folder)
     secret = secrets.randbits(48)  # of input data: the same in every sitting, unknown to candidates
     wanted, where, chosen_policy, chosen_generator, opened = await asyncio.to_thread(
-        _prepare, spec, example_inputs, seed_kernels, backend, registry, device, seed, secret,
+        assembled, spec, example_inputs, seed_kernels, backend, registry, device, seed, secret,
         (policy, policy_options), (generator, generator_options), executor, note,
     )  # fmt: skip
     memories = await asyncio.to_thread(memory_of, memory, where, wanted, chosen_generator)
@@ -157,7 +153,7 @@ async def evolve_async(
         "budget": {k: v for k, v in attrs.asdict(limits).items() if v is not None},
     }
     async with _closing(opened):
-        settings["degenerate"] = await _check(opened, chosen_generator, allow_degenerate, stop, note)
+        settings["degenerate"] = await checked(opened, chosen_generator, allow_degenerate, stop, note)
         with RunStore.create(folder or _new_folder(wanted), spec=wanted, settings=settings) as store:
             sitting = _Run(
                 store=store,
@@ -171,33 +167,6 @@ async def evolve_async(
                 stop=stop,
             )
             return await _sit_with_controls(sitting, search_settings(seed, limits), fresh=True)
-
-
-def _prepare(
-    spec: SpecLike,
-    example_inputs: Sequence[Any] | None,
-    seed_kernels: Sequence[Candidate | str | Path],
-    backend: str | None,
-    registry: Registry | None,
-    device: str | None,
-    seed: int,
-    secret: int,
-    policy: tuple[str | SelectionPolicy, Mapping[str, Any] | None],
-    generator: tuple[str | CodeGenerator, Mapping[str, Mapping[str, Any]] | None],
-    executor: str | Executor,
-    note: Callable[[str], None],
-) -> tuple[KernelSpec, Place, SelectionPolicy, CodeGenerator, HookedExecutor]:
-    """What blocks before a run begins (imports, probes, starting workers), in a thread of its own."""
-    wanted = as_spec(spec, example_inputs=example_inputs, seed_kernels=seed_kernels)
-    where = place(wanted, backend, registry=registry, device=device)
-    if executor == "local":  # others may build elsewhere
-        compiler = where.backend.compiler(where.device)
-        if isinstance(compiler, Checked):
-            compiler.check()
-    chosen_policy = policy_of(*policy, where.registry)
-    chosen_generator = generator_of(generator[0], where, wanted, generator[1])
-    opened = open_executor(executor, where, wanted, seed=seed, secret=secret, on_note=note)
-    return wanted, where, chosen_policy, chosen_generator, opened
 
 
 async def resume_async(
@@ -222,13 +191,15 @@ async def resume_async(
     Raises:
         KevolveError: there is no run, another process uses it, or its backend is not ready.
     """
-    note = _notes(on_event)
+    note = notes(on_event)
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
     with RunStore.open(run) as store:
         settings = store.settings
         spec = store.spec
         where = place(None, settings["backend"], registry=registry, device=settings["device"])
         chosen = policy or policy_of(settings["policy"], settings["policy_options"], where.registry)
+        if generator is None and not settings.get("named", True):
+            raise _unnamed(settings["generator"], run)
         maker = generator or generator_of(
             settings["generator"], where, spec, settings.get("generator_options")
         )
@@ -239,7 +210,7 @@ async def resume_async(
         )
         async with _closing(opened):
             if store.info().status != "finished":
-                await _prepared([opened.warm_up], True, stop, note)
+                await prepared([opened.warm_up], True, stop, note)
             sitting = _Run(
                 store=store,
                 where=where,
@@ -253,6 +224,22 @@ async def resume_async(
             )
             stored = search_settings(settings["seed"], Budget(**settings["budget"]))
             return await _sit_with_controls(sitting, stored, fresh=False, budget=limits)
+
+
+def _unnamed(generator: str, run: str | Path) -> ConfigError:
+    """Only its caller can make the run's generator again."""
+    if generator == "submitted":
+        return ConfigError(
+            "an agent submits this run's candidates over MCP, and only there it can go on",
+            where=str(run),
+            mend="in `kevolve mcp`, start_run with this folder as `run` goes on and finish_run ends it",
+        )
+    return ConfigError(
+        "this run was begun with the caller's own generator",
+        got=generator,
+        where=str(run),
+        mend="pass it again: kevolve_core.resume(run, generator=…)",
+    )
 
 
 @asynccontextmanager
@@ -349,63 +336,6 @@ def _kept(error: KevolveError, run: Path) -> KevolveError:
     advice = f"the run is kept: `kevolve resume {run}` goes on with it"
     error.mend = f"{error.mend}; {advice}" if error.mend else advice
     return error
-
-
-async def _check(
-    executor: HookedExecutor,
-    generator: CodeGenerator,
-    allow_degenerate: bool,
-    stop: Stop | None,
-    note: Callable[[str], None],
-) -> bool:
-    """Whether the spec accepts trivial answers, which is an error unless it is allowed. The generator's own
-    check (that it can do anything with the spec) and the warm-up run beside it."""
-    works = [executor.check_spec, executor.warm_up]
-    if isinstance(generator, Checked):
-        works.append(generator.check)
-    return await _prepared(works, allow_degenerate, stop, note)
-
-
-async def _prepared(
-    works: Sequence[Callable[[], None]],
-    allow_degenerate: bool,
-    stop: Stop | None,
-    note: Callable[[str], None],
-) -> bool:
-    """Run ``works``, each in a thread, until they are done, one raises or ``stop`` says so; whether one found
-    the spec degenerate."""
-    checking = [asyncio.create_task(asyncio.to_thread(work)) for work in works]
-    pending = set(checking)
-    degenerate = False
-    try:
-        while pending and not (stop is not None and stop()):
-            done, pending = await asyncio.wait(pending, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                try:
-                    task.result()
-                except DegenerateSpecError:
-                    if not allow_degenerate:
-                        raise
-                    degenerate = True
-                    note("the specification accepts trivial answers; it is searched all the same")
-    finally:
-        # Stopped or refused: whoever still works ends when the executor is closed.
-        for task in pending:
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())
-    return degenerate
-
-
-def _notes(on_event: Subscriber | None) -> Callable[[str], None]:
-    """What other threads say about the preparation, as events in this thread."""
-    if on_event is None:
-        return lambda _text: None
-    loop, tell = asyncio.get_running_loop(), Emitter(on_event)
-
-    def note(text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            loop.call_soon_threadsafe(tell, Preparing(text))
-
-    return note
 
 
 def _both(registry: Registry, on_event: Subscriber | None) -> Subscriber:

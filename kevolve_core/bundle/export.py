@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
-from kevolve_core import syntax
 from kevolve_core.errors import KevolveError, UnsupportedError
 from kevolve_core.model import Candidate
+from kevolve_core.syntax import parse
 
 __all__ = ["export"]
 
@@ -76,7 +76,7 @@ def export(candidate: Candidate, loader_source: str) -> str:
 
 def _parse(source: str, candidate: Candidate) -> ast.Module:
     try:
-        return syntax.parse(source)
+        return parse(source)
     except SyntaxError as error:
         raise KevolveError(
             "the candidate's entry is not valid Python",
@@ -184,7 +184,7 @@ def _apply(source: str, cuts: list[_Cut], start: int) -> str:
 
 def _loader_text(loader_source: str, candidate: Candidate) -> str:
     """The loader without docstring and ``__future__`` imports, which cannot stand in the middle of a file."""
-    tree = syntax.parse(loader_source)
+    tree = parse(loader_source)
     if "load_native" not in set(_defined(tree.body)):
         raise UnsupportedError(
             f"the backend has no stand-alone loader for language '{candidate.language}'",
@@ -196,7 +196,7 @@ def _loader_text(loader_source: str, candidate: Candidate) -> str:
 
 def _refuse_collisions(loader: str, entry: ast.Module, candidate: Candidate) -> None:
     """A name that both bind is harmless only where both import the same thing under it."""
-    body = syntax.parse(loader).body
+    body = parse(loader).body
     same = _imports(body) & _imports(entry.body)
     clash = (set(_defined(body)) & set(_defined(entry.body))) - {name for name, _ in same} - {"load_native"}
     if clash:

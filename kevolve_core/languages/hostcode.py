@@ -15,7 +15,7 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.kernelspec import KernelSpec
 
-__all__ = ["LAID_OUT", "call_text", "dispatch_text", "literal", "view_text"]
+__all__ = ["LAID_OUT", "call_text", "dispatch_text", "literal", "result_text", "view_text"]
 
 #: A helper of the entry: inputs keep the strides that the kernels were made for.
 LAID_OUT = '''
@@ -50,10 +50,13 @@ def _named_operands(call: LibraryCall) -> set[int]:
     return {x["operand"] for v in lists for x in v if isinstance(x, Mapping)}
 
 
-def _attribute(value: Any, call: LibraryCall, view: Callable[[Operand], str]) -> str:
+def _attribute(value: Any, call: LibraryCall, view: Callable[[int, Operand], str]) -> str:
     """Python text of an attribute; ``{"operand": k}`` in a list stands for a tensor."""
     if isinstance(value, (list, tuple)) and any(isinstance(x, Mapping) for x in value):
-        parts = [view(call.operands[x["operand"]]) if isinstance(x, Mapping) else literal(x) for x in value]
+        parts = [
+            view(x["operand"], call.operands[x["operand"]]) if isinstance(x, Mapping) else literal(x)
+            for x in value
+        ]
         return f"[{', '.join(parts)}]"
     return literal(value)
 
@@ -78,11 +81,14 @@ def _schema(call: LibraryCall) -> tuple[str, Any]:
     )
 
 
-def call_text(call: LibraryCall, view: Callable[[Operand], str]) -> str:
-    """The call as a Python expression; ``view`` gives the text of an operand."""
+def call_text(call: LibraryCall, view: Callable[[int, Operand], str], out: str = "") -> str:
+    """The call as a Python expression; ``view`` gives the text of an operand, from its number
+    and itself. With ``out`` the out variant where there is one, else ``out`` is copied into."""
+    import torch
+
     name, schema = _schema(call)
     named = _named_operands(call)
-    operands = [o for i, o in enumerate(call.operands) if i not in named]
+    operands = [(i, o) for i, o in enumerate(call.operands) if i not in named]
     arguments: list[str] = []
     positional = True
     for a in schema.arguments:
@@ -90,17 +96,24 @@ def call_text(call: LibraryCall, view: Callable[[Operand], str]) -> str:
             text = _attribute(call.attributes[a.name], call, view)
         elif "Tensor" in str(a.type) and operands:
             if "List[" in str(a.type):
-                text = "[" + ", ".join(view(o) for o in operands) + "]"
+                text = "[" + ", ".join(view(i, o) for i, o in operands) + "]"
                 operands = []
             else:
-                text = view(operands.pop(0))
+                text = view(*operands.pop(0))
         else:
             positional = False
             continue
         arguments.append(text if positional and not a.kwarg_only else f"{a.name}={text}")
     if operands:
         raise UnsupportedError(f"{call.op} takes fewer tensors than it is given", where=f"step {call.name}")
-    return f"torch.ops.aten.{name}({', '.join(arguments)})"
+    plain = f"torch.ops.aten.{name}({', '.join(arguments)})"
+    if not out:
+        return plain
+    packet = getattr(torch.ops.aten, name.split(".")[0])
+    if name.endswith(".default") and "out" in packet.overloads():
+        inside = ", ".join([*arguments, f"out={out}"])
+        return f"torch.ops.aten.{name.split('.')[0]}.out({inside})"
+    return f"{out}.copy_({plain})"
 
 
 def view_text(operand: Operand, buffers: Mapping[str, Buffer], variable: str) -> str:
@@ -111,6 +124,20 @@ def view_text(operand: Operand, buffers: Mapping[str, Buffer], variable: str) ->
     place = f"{variable}.storage_offset()"
     place = f"{operand.offset} + {place}" if operand.offset else place
     return f"{variable}.as_strided({literal(operand.shape)}, {literal(operand.strides)}, {place})"
+
+
+def result_text(structure: Any, leaf: Callable[[int], str]) -> str:
+    """Python text of a program's result: ``structure`` has a number a tensor, ``leaf`` its text."""
+    if isinstance(structure, bool) or structure is None:
+        return repr(structure)
+    if isinstance(structure, int):
+        return leaf(structure)
+    if isinstance(structure, Mapping):
+        return "{" + ", ".join(f"{k!r}: {result_text(v, leaf)}" for k, v in structure.items()) + "}"
+    inside = [result_text(v, leaf) for v in structure]
+    if isinstance(structure, list):
+        return f"[{', '.join(inside)}]"
+    return f"({', '.join(inside)}{',' if len(inside) == 1 else ''})"
 
 
 def _signature(spec: KernelSpec) -> tuple[list[str], str] | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.interfaces import Proposal, Renderer, Work
+from kevolve_core.interfaces import Proposal, Renderer, Selective, Work
 from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin, content_hash
@@ -253,7 +253,7 @@ class SynthGenerator:
     def _moved(self, partition: Partition, rng: random.Random) -> Partition:
         first = self._programs(partition)[0]
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
-        return moved_partition(partition, first.edges, first.shared, has_library, rng)
+        return moved_partition(partition, first.edges, first.shared, has_library, rng, first.tables)
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
         spaces = self._spaces_of(genome.partition, genome.language)
@@ -297,7 +297,8 @@ class SynthGenerator:
         return self._spaces[key]
 
     def _languages(self) -> list[str]:
-        """Languages that can print every step of the default program."""
+        """Languages that can print every step of the default program, and have something of their own in
+        it."""
         reasons: list[str] = []
         able: list[str] = []
         for language, renderer in self._renderers.items():
@@ -307,6 +308,9 @@ class SynthGenerator:
                 for step in s.program.steps
                 if (reason := renderer.supports(step))
             ]
+            if not refusals and isinstance(renderer, Selective):
+                programs = [s.program for s in self._programs(Partition())]
+                refusals = [f"{language}: {why}" for why in [renderer.declines(programs)] if why]
             reasons += refusals[:1]
             if not refusals:
                 able.append(language)
@@ -326,7 +330,7 @@ class SynthGenerator:
             candidate,
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
-            libraries=tuple(sorted({*candidate.libraries, *_libraries(programs)})),
+            libraries=tuple(sorted(candidate.libraries)),
             origin=Origin(self.name, context.operator, {"move": note}),
         )
 

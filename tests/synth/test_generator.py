@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal
-from kevolve_core.ir import Program, Step
+from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Precision, Reference
 from kevolve_core.model import Candidate, Device, Target
 from kevolve_core.serial import dumps, loads
@@ -51,7 +51,10 @@ class Printer:
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
     ) -> Candidate:
         text = "\n".join([repr([s for p in programs for s in p.steps]), repr(sorted(choices.items()))])
-        return Candidate({"kernel.py": text}, "kernel.py", self.language, spec.reference.symbol)
+        calls = {s.op for p in programs for s in p.steps if isinstance(s, LibraryCall)}
+        return Candidate(
+            {"kernel.py": text}, "kernel.py", self.language, spec.reference.symbol, libraries=tuple(calls)
+        )
 
 
 def space(step: Step, device: Device, language: str) -> Space:

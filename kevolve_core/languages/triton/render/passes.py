@@ -14,6 +14,7 @@ from kevolve_core.languages.triton.render.tiling import (
     HELD_TILES,
     Pass,
     divisible,
+    drift_pairs,
     expressions,
     holdable,
     moment_pairs,
@@ -37,6 +38,7 @@ class Walks:
     body: Scope
     online: dict[str, str] = field(factory=dict)
     moments: dict[str, tuple[str, str]] = field(factory=dict)
+    drifts: dict[str, str] = field(factory=dict)
     scans: dict[str, Scan] = field(factory=dict)
     chunks: dict[int, tuple[Scope, Frame]] = field(factory=dict)
     holds: bool = False
@@ -50,7 +52,9 @@ class Walks:
         if looped and self.schedule.online and not self.holds:
             self.online = dict(online_pairs(nest))
             self.moments = dict(moment_pairs(nest))
+            self.drifts = dict(drift_pairs(nest))
         along = self.online | {name: total for name, (total, _) in self.moments.items()}
+        along |= {name: along[squares] for name, squares in self.drifts.items()}
         passes = passes_of(nest, tiling, along)
         statements: dict[str, Statement] = {s.name: s for s in nest.body if not isinstance(s, Store)}
         for p in passes:
@@ -254,6 +258,8 @@ class Walks:
         pr = self.printer
         if s.combiner in ("argmax", "argmin"):
             return self._running_position(s, loop)
+        if s.name in self.drifts:
+            return ""  # known from the lanes' means
         combiner = combiner_of(s.combiner, s.dtype, self._kind(s), pr.helper)
         carried = pr.variables.fresh(f"{s.name}_part")
         kind = TRITON_TYPES[combiner.dtype]
@@ -310,11 +316,15 @@ class Walks:
         loop.lines += [f"{mean} += {step}", f"{carried} += {square}"]
         return carried
 
-    def _finish_moments(self, s: Reduce, carried: str) -> None:
-        """Squares about the mean of all, from those about each lane's own (Chan, Golub and LeVeque)."""
+    def _lane_means(self, s: Reduce) -> tuple[str, str, str]:
+        """Of Welford's lanes: how far each one's mean is off that of all, its count, and their dtype."""
         pr = self.printer
         lanes = self.body.find(f"moments:{s.name}")
         assert lanes is not None
+        kind = "float64" if lanes.dtype == "tl.float64" else "float32"
+        done = self.body.find(f"lanes:{s.name}")
+        if done is not None:
+            return done.source, done.dtype, kind
         mean = pr.value(Var(self.moments[s.name][1], "float32"), self.body)
         count = 1
         for a in s.axes:
@@ -322,9 +332,21 @@ class Walks:
         at = "tl.arange(0, COLS)" + ("[None, :]" if pr.rank == 2 else "")
         off = pr.named(self.body, f"{s.name}_off", Text(f"{lanes.source} - {mean.source}", "float32"))
         held = pr.named(self.body, f"{s.name}_count", Text(f"({count - 1} - {at}) // COLS + 1", "int32"))
-        squares = f"{carried} + {held.source} * ({off.source} * {off.source})"
-        kind = "float64" if lanes.dtype == "tl.float64" else "float32"
-        self._known(s, f"tl.sum({squares}, {self._axis})", kind)
+        self.body.known[f"lanes:{s.name}"] = Text(off.source, held.source)
+        return off.source, held.source, kind
+
+    def _finish_moments(self, s: Reduce, carried: str) -> None:
+        """Squares about the mean of all, from those about each lane's own (Chan, Golub and LeVeque)."""
+        off, held, kind = self._lane_means(s)
+        self._known(s, f"tl.sum({carried} + {held} * ({off} * {off}), {self._axis})", kind)
+
+    def _finish_drift(self, s: Reduce) -> None:
+        """Deviations of all from the mean as it was rounded."""
+        squares = next(
+            x for x in self.printer.nest.body if isinstance(x, Reduce) and x.name == self.drifts[s.name]
+        )
+        off, held, kind = self._lane_means(squares)
+        self._known(s, f"tl.sum({held} * {off}, {self._axis})", kind)
 
     def _finish(self, s: Reduce, carried: str) -> None:
         pr = self.printer
@@ -333,6 +355,9 @@ class Walks:
             return
         if s.name in self.moments:
             self._finish_moments(s, carried)
+            return
+        if s.name in self.drifts:
+            self._finish_drift(s)
             return
         combiner = combiner_of(s.combiner, s.dtype, self._kind(s), pr.helper)
         if s.name in self.online:

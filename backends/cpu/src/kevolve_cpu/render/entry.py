@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from attrs import define, field, frozen
 
-from kevolve_core import syntax
-from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
+from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_cpu.render.library import call_text, literal, row_operands, view_text
+from kevolve_core.languages.hostcode import call_text, dispatch_text, literal, result_text, view_text
+from kevolve_cpu.render.library import row_operands
 from kevolve_cpu.render.printer import identifier
 
 __all__ = ["Launch", "entry_text"]
@@ -57,7 +55,7 @@ class _Case:
                 self.lines.append(self._allocate(b, self.names[b.name], b.shape))
         for launch in self.launches:
             self._launch(launch)
-        self.lines.append(f"return {self._result(p.structure)}")
+        self.lines.append(f"return {result_text(p.structure, self._leaf)}")
         body = "\n".join(f"    {line}" for line in self.lines)
         return f"def {function}({', '.join(arguments)}):\n{body}\n"
 
@@ -168,46 +166,9 @@ class _Case:
             f"    {self.module}.{launch.native}({', '.join([*pointers, 'first', 'last'])})",
         ]
 
-    def _result(self, structure: Any) -> str:
-        if isinstance(structure, bool) or structure is None:
-            return repr(structure)
-        if isinstance(structure, int):
-            return self._leaf(self.program.outputs[structure])
-        if isinstance(structure, Mapping):
-            return "{" + ", ".join(f"{k!r}: {self._result(v)}" for k, v in structure.items()) + "}"
-        inside = [self._result(v) for v in structure]
-        if isinstance(structure, list):
-            return f"[{', '.join(inside)}]"
-        return f"({', '.join(inside)}{',' if len(inside) == 1 else ''})"
-
-    def _leaf(self, ref: OutputRef) -> str:
+    def _leaf(self, number: int) -> str:
+        ref = self.program.outputs[number]
         return self._view(0, Operand(ref.buffer, ref.shape, ref.strides, ref.offset))
-
-
-def _signature(spec: KernelSpec) -> tuple[list[str], str] | None:
-    """(names of the positional parameters, text of all parameters) of the reference, or None."""
-    try:
-        tree = syntax.parse(spec.reference.source)
-    except SyntaxError:
-        return None
-    node: Any = next((n for n in tree.body if getattr(n, "name", None) == spec.reference.symbol), None)
-    if isinstance(node, ast.ClassDef):
-        node = next((n for n in node.body if getattr(n, "name", None) == "forward"), None)
-    if not isinstance(node, ast.FunctionDef) or node.args.vararg or node.args.kwarg:
-        return None
-    for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
-        a.annotation = None
-    for defaults in (node.args.defaults, node.args.kw_defaults):
-        for i, d in enumerate(defaults):
-            try:
-                if d is not None:
-                    ast.literal_eval(d)
-            except ValueError:
-                defaults[i] = ast.Constant(None)
-    names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    names = names[1:] if spec.reference.kind == "module" else names
-    text = ast.unparse(node.args)
-    return names, text.partition(", ")[2] if spec.reference.kind == "module" else text
 
 
 def _constants(programs: Sequence[Program], names: Mapping[str, str]) -> list[str]:
@@ -234,102 +195,19 @@ def entry_text(
     code."""
     parts = [f'"""{spec.name}: launches the generated C++ kernels."""\n\nimport torch\n']
     opened: list[str] = []
-    for variable, file, functions in modules:
-        line = f'{variable} = load_native("{file}", {dict(functions)!r})'
-        if functions and line not in opened:
+    for variable, file, natives in modules:
+        line = f'{variable} = load_native("{file}", {dict(natives)!r})'
+        if natives and line not in opened:
             opened.append(line)
     if opened:
         parts[0] += "from kevolve_core.native import load_native\n"
     constants = _constants(programs, names)
     parts.append("\n".join([*opened, *constants]) + "\n" if opened or constants else "")
     parts.append(_HELPER)
-    table: list[str] = []
-    keyed_by_params = len({tuple((b.source, b.shape) for b in p.params()) for p in programs}) > 1
+    functions: list[str] = []
     for p, steps, (variable, _, _) in zip(programs, launches, modules, strict=True):
         function = f"_{identifier(p.case)}"
         parts.append("\n" + _Case(p, steps, variable, names).text(function))
-        key = [*p.inputs(), *(p.params() if keyed_by_params else ())]
-        guard = ", ".join(f"({literal(b.shape)}, torch.{b.dtype})" for b in key)
-        table.append(f"    ({guard}{',' if len(key) == 1 else ''}): {function},")
-    parts.append("\n_CASES = {\n" + "\n".join(table) + "\n}\n")
-    parts.append(_entry(spec, programs, keyed_by_params))
+        functions.append(function)
+    parts.append(dispatch_text(spec, programs, functions))
     return "\n\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
-
-
-def _entry(spec: KernelSpec, programs: Sequence[Program], keyed_by_params: bool) -> str:
-    signature = _signature(spec)
-    positions = [int(b.source) for b in programs[0].inputs()]
-    module = spec.reference.kind == "module"
-    if signature is None or any(i >= len(signature[0]) for i in positions):
-        text, arguments = "*arguments", [f"arguments[{i}]" for i in positions]
-    else:
-        text, arguments = signature[1], [signature[0][i] for i in positions]
-    tensors = ", ".join(arguments)
-    pad = "        " if module else "    "
-    body = [
-        f"tensors = ({tensors}{',' if len(arguments) == 1 else ''})",
-    ]
-    weights = ", ".join(f'self.get_parameter_or_buffer("{b.source}")' for b in programs[0].params())
-    if module and weights:
-        body.append(f"weights = ({weights},)")
-    keyed = "tensors + weights" if keyed_by_params else "tensors"
-    body += [
-        f"run = _CASES.get(tuple((t.shape, t.dtype) for t in {keyed}))",
-        "if run is None:",
-        f'    got = ", ".join(f"{{tuple(t.shape)}} {{t.dtype}}" for t in {keyed})',
-        f'    raise ValueError(f"{spec.name} was generated for other shapes or dtypes than {{got}}")',
-        f"return run(*tensors{', *weights' if module and weights else ''})",
-    ]
-    if not module:
-        return f"\n\ndef {spec.reference.symbol}({text}):\n" + "\n".join(pad + line for line in body) + "\n"
-    return _module_text(programs, text, [pad + line for line in body])
-
-
-def _module_text(programs: Sequence[Program], parameters: str, body: list[str]) -> str:
-    shapes: list[str] = []
-    cases = {tuple((b.source, b.shape, b.dtype) for b in p.params()): p for p in programs}
-    first = next(iter(cases))
-    for source, shape, dtype in first:
-        shapes.append(f'    "{source}": ({literal(shape)}, torch.{dtype}),')
-    state = "_STATE = {\n" + "\n".join(shapes) + "\n}\n" if shapes else "_STATE = {}\n"
-    forward = "\n".join(body).replace("self.get_parameter_or_buffer(", "self._state(")
-    comma = ", " if parameters else ""
-    return f'''
-
-{state}
-
-class _Scope(torch.nn.Module):
-    """Holds state under the reference's names; takes weights of any shape that a case has."""
-
-    def _load_from_state_dict(self, state, prefix, *rest):
-        for name, known in (*self._parameters.items(), *self._buffers.items()):
-            given = state.get(prefix + name)
-            if given is not None and given.shape != known.shape:
-                known.data = torch.empty_like(given, dtype=known.dtype)
-        super()._load_from_state_dict(state, prefix, *rest)
-
-
-class ModelNew(_Scope):
-    def __init__(self, *arguments, **options):
-        super().__init__()
-        self._holders = {{}}
-        for key, (shape, dtype) in _STATE.items():
-            holder, *path = self, *key.split(".")
-            for part in path[:-1]:
-                if part not in holder._modules:
-                    holder.add_module(part, _Scope())
-                holder = holder._modules[part]
-            value = torch.zeros(shape, dtype=dtype)
-            if dtype.is_floating_point:
-                holder.register_parameter(path[-1], torch.nn.Parameter(value, requires_grad=False))
-            else:
-                holder.register_buffer(path[-1], value)
-            self._holders[key] = (holder, path[-1])
-
-    def _state(self, key):
-        holder, name = self._holders[key]
-        return holder._parameters[name] if name in holder._parameters else holder._buffers[name]
-
-    def forward(self{comma}{parameters}):
-{forward}
-'''
