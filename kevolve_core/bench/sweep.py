@@ -203,8 +203,7 @@ class SweepRole:
                     checked.append(row)
             base = _Data(self._inputs(seed + 1, "base"), self._reference.call, self._double)
         checked = [r for r in checked if r["seconds"] <= _CLOSE * checked[0]["seconds"]]
-        races = [self._race(entries[row["number"]], row, base, seconds) for row in checked]
-        races = [r for r in races if r]
+        races = [r for row in checked if (r := self._race(entries[row["number"]], row, base, seconds))]
         winner = min(races, key=lambda r: median(r["samples"]["candidate"]), default=None)
         if winner is not None:
             program = self._program(entries[winner["number"]])

@@ -282,14 +282,14 @@ def _trial(spec: KernelSpec, case: Case, plain: Callable[..., Any], found: list[
                 target, examples = copy.deepcopy(plain).to("meta"), example_inputs(spec, case)
                 with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
                     target(*examples)
-                return tape.operators
+                return int(tape.operators)
             except Exception:  # it looks at values, or holds tensors that are not its state: run it in full
                 found.clear()
         inputs = draw_inputs(spec, case, 0)
         whole = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
         with recording(generator(0, case.name, "trial"), found) as tape:
             whole(*inputs)
-        return tape.operators
+        return int(tape.operators)
     finally:
         del _random_cache[key]
 
