@@ -7,6 +7,9 @@ For each operator, `benchmarks/sessions/replies/OPERATOR.md` holds replies, good
 reply AFTER gave, one about any other candidate (``any``), or the request to mend the malformed reply before
 it (``mend``). The search runs as always: prompts appear in a mailbox, this program writes the answers beside
 them, candidates are compiled, checked and timed. The recordings replay exactly (`kevolve replay FILE`).
+
+With `--compare` nothing is recorded anew: the winner of each recording is timed against the first proposal of
+`synth`, in turns, and the recording keeps that evaluation.
 """
 
 from __future__ import annotations
@@ -23,17 +26,17 @@ from pathlib import Path
 import attrs
 from attrs import define, frozen
 
-from kevolve_core import evaluate, evolve
+from kevolve_core import evolve
 from kevolve_core.api.parts import generator_of, place
 from kevolve_core.errors import MalformedReplyError
+from kevolve_core.evaluate import LocalExecutor, Plan
 from kevolve_core.evolve import Budget
-from kevolve_core.interfaces import Proposal
+from kevolve_core.interfaces import EvaluationRequest, Proposal
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.llm import LlmSettings, Mix, ProviderConfig, Providers
 from kevolve_core.llm.parse import Expected, files_of
-from kevolve_core.llm.recording import of_run, pack
+from kevolve_core.llm.recording import Comparison, of_run, pack, unpack
 from kevolve_core.model import Candidate
-from kevolve_core.report import overall_speedup
 from kevolve_core.serial import to_plain
 from kevolve_core.spec import load_spec
 
@@ -157,10 +160,9 @@ def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, objec
         finally:
             author.stop.set()
             thread.join()
-        first = synth_first(spec, backend, seed)
         recording = of_run(Path(folder, "run"))
-        file = out / f"{operator}.jsonl.gz"
-        pack(recording, file)
+    file = out / f"{operator}.jsonl.gz"
+    pack(recording, file)
     return {
         "operator": operator,
         "calls": len(recording.calls),
@@ -170,22 +172,43 @@ def record(operator: str, backend: str, out: Path, seed: int) -> dict[str, objec
         "speedup": None if result.speedup is None else attrs.asdict(result.speedup),
         "evidence": None if result.evidence is None else result.evidence.value,
         "winner": None if result.best is None else author.said.get(result.best.id, result.best.id),
-        "synth_first": first,
         "file": str(file),
     }
 
 
-def synth_first(spec: KernelSpec, backend: str, seed: int) -> dict[str, object]:
-    """The first proposal of ``synth``, judged as the winner was: what the session is compared with."""
+def compare(operator: str, backend: str, out: Path, seed: int) -> dict[str, object]:
+    """Time a recorded session's winner against the first proposal of ``synth``; the recording keeps it."""
+    file = out / f"{operator}.jsonl.gz"
+    recording = unpack(file)
+    (confirmed,) = recording.evaluations["confirm"].values()
+    winner = next(c for c in recording.proposals if c is not None and c.id == confirmed.candidate_id)
+    beside = against_synth(recording.spec, winner, backend, seed)
+    pack(attrs.evolve(recording, comparisons=(beside,)), file)
+    return {
+        "operator": operator,
+        "winner": winner.id,
+        "over_synth_first": [attrs.asdict(ratio) for ratio in beside.ratios],
+        "verdict": beside.evaluation.verdict.kind.value,
+    }
+
+
+def against_synth(spec: KernelSpec, winner: Candidate, backend: str, seed: int) -> Comparison:
+    """The winner against the first proposal of ``synth``, in one evaluation: rounds enough for an interval of
+    a few per cent on a machine with other work."""
     where = place(spec, backend)
     generator = generator_of("synth", where, spec)
-    (candidate,) = asyncio.run(generator.propose(Proposal(spec, where.device, 0, seed), 1))
-    evaluation = evaluate(spec, candidate, backend=backend)
-    speedup = overall_speedup(spec, evaluation)
-    return {
-        "verdict": evaluation.verdict.kind.value,
-        "speedup": None if speedup is None else attrs.asdict(speedup.ratio),
-    }
+    (first,) = asyncio.run(generator.propose(Proposal(spec, where.device, 0, seed), 1))
+    both = attrs.evolve(spec, seeds=(first,))
+    plan = Plan(confirm_rounds=40, confirm_seconds=40.0)
+    ref = where.registry.ref(where.backend_name)
+    executor = LocalExecutor(ref, where.backend, where.device, both, plan=plan)
+    try:
+        executor.check_spec()
+        stages = ("rules", "compile", "small", "cases", "confirm")
+        evaluation = executor.submit(EvaluationRequest(both, winner, stages)).result()
+    finally:
+        executor.close()
+    return Comparison("the first proposal of synth", first, evaluation)
 
 
 def _hopeless(written: list[Written]) -> int:
@@ -201,9 +224,11 @@ def main() -> None:
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "sessions")
+    parser.add_argument("--compare", action="store_true", help="only compare what is recorded with synth")
     given = parser.parse_args()
     for operator in given.operators:
-        print(json.dumps(record(operator, given.backend, given.out, given.seed)), flush=True)
+        work = compare if given.compare else record
+        print(json.dumps(work(operator, given.backend, given.out, given.seed)), flush=True)
 
 
 if __name__ == "__main__":

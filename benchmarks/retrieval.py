@@ -1,10 +1,15 @@
 """Recall of the knowledge base: for each diagnosis, are the pages that answer it among the first five?
 
-    python benchmarks/retrieval.py [--json FILE] [--questions FILE] [-k 5] [--misses]
+    python benchmarks/retrieval.py [--json FILE] [--questions FILE] [-k 5] [--misses] [--sessions FOLDER]
 
 Questions are worded as compilers, profilers and verdicts word them. Compared with words alone (BM25 without
 metadata) and with metadata alone, each over the same pages: shipped ones and those of the backends that are
 ready here.
+
+The recorded sessions give the share of failing candidates among those whose prompts showed pages and those
+whose prompts did not. It is no effect of retrieval: the replies of these sessions were written beforehand by
+hand and dealt out by what a prompt asks for, whatever pages it shows. What retrieval does to a model's
+failures can only be measured with a model that reads the prompts.
 """
 
 from __future__ import annotations
@@ -24,10 +29,15 @@ from attrs import evolve, frozen
 from kevolve_core.knowledge import KnowledgeBase, Query
 from kevolve_core.knowledge.folders import ready_base
 from kevolve_core.knowledge.operators import families
+from kevolve_core.llm.recording import unpack
 from kevolve_core.registry import discover
 from kevolve_core.report import environment
 
 QUESTIONS = Path(__file__).parent / "data" / "retrieval_questions.yaml"
+SESSIONS = Path(__file__).parent / "sessions"
+_NO_EFFECT = (
+    "the sessions' replies were written by hand before their prompts were, and do not depend on pages"
+)
 
 
 @frozen
@@ -110,6 +120,30 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
 
 
+def failing(folder: Path) -> list[dict[str, Any]]:
+    """Of the recorded sessions' judged candidates, how many fail: with pages in the prompt and without."""
+    counted = {True: [0, 0], False: [0, 0]}  # pages shown -> failed, all
+    for file in sorted(folder.glob("*.jsonl.gz")):
+        recording = unpack(file)
+        shown = {int(name.partition("-")[0]) for name, text in recording.pages.items() if json.loads(text)}
+        for sequence, candidate in enumerate(recording.proposals):
+            done = None if candidate is None else recording.evaluations["search"].get(candidate.id)
+            if done is not None:
+                count = counted[sequence in shown]
+                count[0] += not done.accepted
+                count[1] += 1
+    return [
+        {
+            "prompts": "with pages" if pages else "without pages",
+            "failing": failed,
+            "candidates": total,
+            "share": failed / total if total else None,
+            "interval": wilson(failed, total) if total else None,
+        }
+        for pages, (failed, total) in counted.items()
+    ]
+
+
 def stamp() -> dict[str, str]:
     """Date and commit."""
     commit = subprocess.run(
@@ -127,6 +161,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and summary there")
     parser.add_argument("--questions", type=Path, default=QUESTIONS, metavar="FILE")
     parser.add_argument("-k", type=int, default=5, help="how many pages count (5)")
+    parser.add_argument("--sessions", type=Path, default=SESSIONS, metavar="FOLDER")
     parser.add_argument("--misses", action="store_true", help="print questions without any answer in k")
     given = parser.parse_args()
     base = ready_base(discover())
@@ -153,12 +188,22 @@ def main() -> None:
             ids = [hit.page.id for hit in base.retrieve(question.query, given.k)]
             if not set(ids) & set(question.pages):
                 print(f"missed: {question.query.text[:90]}\n  wanted {question.pages}\n  found  {ids}")
+    shares = failing(given.sessions)
+    for share in shares:
+        if share["candidates"]:
+            low, high = share["interval"]
+            print(
+                f"recorded sessions, prompts {share['prompts']}: {share['failing']} of {share['candidates']} "
+                f"candidates fail, {share['share']:.2f} [{low:.2f}, {high:.2f}]"
+            )
+    print(f"no effect of retrieval: {_NO_EFFECT}")
     if given.json is not None:
         summary = {
             "total": len(questions),
             "correct": round(rows[0][f"hit@{given.k}"] * len(questions)),
             f"recall@{given.k}": rows[0][f"recall@{given.k}"],
             "pages": len(base),
+            "sessions": {"shares": shares, "effect_of_retrieval": f"not measured: {_NO_EFFECT}"},
             "command": "python benchmarks/retrieval.py --json retrieval.json",
             "environment": {**environment(("bm25s",)), **stamp()},
         }

@@ -1,7 +1,7 @@
 """What each policy and each use of memory is worth, at equal budgets.
 
-    python benchmarks/search_ablation.py --data FOLDER [--seeds 10] [--evaluations 100] [--cpu SPEC] [--json
-    FILE]
+    python benchmarks/search_ablation.py --data FOLDER [--seeds 10] [--evaluations 100] [--kept FILE]
+        [--json FILE]
 
 On recorded tuning spaces (FOLDER, see recorded.py): every policy with memory off, warm and split. Memory is
 what a hundred evaluations of random search found on another recorded space that has most parameters in common
@@ -11,26 +11,25 @@ figure is the fraction of the optimum after the budget: mean over spaces and see
 interval over seeds; `early` is the same after a quarter of the budget. `bandit` is a bandit over the other
 policies.
 
-With --cpu, the same policies search real kernels of SPEC on this machine's CPU backend, a few evaluations
-each; the score is the speed-up over the best baseline in quick timing.
+With `--kept FILE`, searches that were done are written there and not done again. The same on real kernels,
+with fewer evaluations, is search_ablation_cpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from kept import Kept
+from provenance import environment, shown_command
 from recorded import Recorded, interval, judged, rendered, search, spaces
-from search_replay import environment, shown_command
 
 from kevolve_core.evolve import POLICIES, Memory, make_policy
 from kevolve_core.evolve.policies.bandit import BanditPolicy
@@ -76,7 +75,7 @@ def curve(job: tuple[Path, str, str, str, int, int]) -> list[float]:
 
 
 def recorded_rows(
-    folder: Path, names: Sequence[str], seeds: int, evaluations: int, workers: int
+    folder: Path, names: Sequence[str], seeds: int, evaluations: int, workers: int, kept: Kept
 ) -> list[dict[str, Any]]:
     every = spaces(folder)
     related = {one.name for one in every if relative_of(one, every) is not None}
@@ -87,8 +86,7 @@ def recorded_rows(
         for mode in (MODES if one.name in related else MODES[:1])
     ]
     jobs = [(folder, *key, seed, evaluations) for key in keys for seed in range(seeds)]
-    with ProcessPoolExecutor(workers) as pool:
-        curves = list(pool.map(curve, jobs, chunksize=2))
+    curves = kept.map(curve, jobs, workers)
     found = {key: curves[n * seeds : (n + 1) * seeds] for n, key in enumerate(keys)}
     rows = []
     for name in names:
@@ -121,42 +119,14 @@ def _row(
     }
 
 
-def cpu_rows(spec: Path, names: Sequence[str], seeds: int, evaluations: int) -> list[dict[str, Any]]:
-    """The best quick score of a real search a policy and seed."""
-    from kevolve_core import evolve
-
-    rows = []
-    for name in names:
-        scores, took = [], time.perf_counter()
-        for seed in range(seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                result = evolve(
-                    spec,
-                    backend="cpu",
-                    policy=policy_of(name),
-                    budget=f"{evaluations}c",
-                    seed=seed,
-                    memory="off",
-                    out=Path(folder, "run"),
-                )
-            scores.append(max((point.best or 0.0 for point in result.search.trajectory), default=0.0))
-        mean, around = statistics.fmean(scores), interval(scores)
-        seconds = time.perf_counter() - took
-        rows.append(
-            {"policy": name, "evaluations": evaluations, "score": mean, "interval": around, "scores": scores}
-            | {"seconds": seconds, "evidence": "measured"}
-        )
-    return rows
-
-
-def verdict(rows: Sequence[Mapping[str, Any]], policy: str) -> str:
+def verdict(rows: Sequence[Mapping[str, Any]], policy: str, figure: str = "final") -> str:
     """Whether split is worse than the better of warm and cold by more than the intervals say."""
     by = {row["memory"]: row for row in rows if row["policy"] == policy}
     cold = by.get("off, related", by["off"])
-    better = max(cold, by["warm"], key=lambda row: row["final"])
-    if by["split"]["final"] >= better["final"]:
+    better = max(cold, by["warm"], key=lambda row: row[figure])
+    if by["split"][figure] >= better[figure]:
         return "no worse"
-    return "no worse, within the interval" if by["split"]["interval"][1] >= better["final"] else "worse"
+    return "no worse, within the interval" if by["split"]["interval"][1] >= better[figure] else "worse"
 
 
 def main() -> None:
@@ -168,13 +138,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--cpu", type=Path, metavar="SPEC", help="search real kernels of this spec too")
-    parser.add_argument("--cpu-seeds", type=int, default=3)
-    parser.add_argument("--cpu-evaluations", type=int, default=16)
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="searches done so far; goes on with them")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; see --kept")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    kept = Kept(arguments.kept, arguments.minutes * 60)
     rows = recorded_rows(
-        arguments.data, arguments.policies, arguments.seeds, arguments.evaluations, arguments.workers
+        arguments.data, arguments.policies, arguments.seeds, arguments.evaluations, arguments.workers, kept
     )
     print(f"{'policy':<14}{'memory':<14}{'early':>24}{'final':>24}")
     for row in rows:
@@ -186,17 +156,8 @@ def main() -> None:
     split = {name: verdict(rows, name) for name in arguments.policies}
     for name, words in split.items():
         print(f"split against the better of cold and warm, {name}: {words}")
-    real = (
-        cpu_rows(arguments.cpu, arguments.policies, arguments.cpu_seeds, arguments.cpu_evaluations)
-        if arguments.cpu
-        else []
-    )
-    for row in real:
-        low, high = row["interval"]
-        print(f"cpu, {row['policy']:<14}{row['score']:.3f}× [{low:.3f}, {high:.3f}] ({row['evidence']})")
     summary = {
         "split_against_the_better": split,
-        "cpu": real,
         "command": shown_command("search_ablation.py", sys.argv[1:]),
         "environment": environment(),
     }

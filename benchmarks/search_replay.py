@@ -1,6 +1,7 @@
 """How near to the optimum each policy comes on recorded tuning spaces, by evaluations paid.
 
-    python benchmarks/search_replay.py --data FOLDER [--seeds 30] [--leave-one-out] [--json FILE]
+    python benchmarks/search_replay.py --data FOLDER [--seeds 30] [--leave-one-out] [--kept FILE] [--json
+    FILE]
 
 FOLDER holds Kernel Tuner cache files (see recorded.py). Every policy that ships proposes points through the
 loop's own generator, window and steering; an evaluation is looked up. Failures are paid for, points that the
@@ -14,6 +15,9 @@ over the whole product: illegal points are paid for, as in a tuner to which nobo
 one gene in ten) and `tpe` (Optuna's tree-structured Parzen estimator with its defaults, where Optuna is
 installed; illegal points it asks for are told as ten times the worst time and not paid for).
 
+With `--kept FILE`, searches that were done are written there and not done again: a sweep may be stopped at
+any time, or after `--minutes`, and gone on with by the same command.
+
 `--leave-one-out` checks the surrogate's settings: of the grid below, the setting that does best at 100
 evaluations on all other spaces is run on the one left out.
 
@@ -26,25 +30,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import platform
-import random
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from recorded import Recorded, interval, search, spaces
+from attrs import evolve, frozen
+from contenders import AT, curve, read
+from kept import Kept
+from provenance import environment, shown_command
+from recorded import interval
 
-from kevolve_core.evolve import POLICIES, make_policy
+from kevolve_core.evolve import POLICIES
 
-AT = (25, 50, 100, 200)
+_CHECKED_AT = 100  # evaluations by which settings of the surrogate are compared
 CONTROLS = ("random", "random, blind", "genetic", "tpe")
 # Each setting differs from the default in one respect, for the reason given.
 GRID: Mapping[str, Mapping[str, Any]] = {
@@ -58,134 +61,40 @@ GRID: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def policy_curve(
-    recorded: Recorded, name: str, options: Mapping[str, Any], seed: int, window: int
-) -> list[float]:
-    return search(recorded, make_policy(name, options), seed, AT[-1], window=window)
+@frozen
+class Sweep:
+    """How searches are run: in ``workers`` processes, with what `Kept` has left out."""
 
+    folder: Path
+    seeds: int
+    window: int
+    workers: int
+    kept: Kept
 
-def blind_curve(recorded: Recorded, seed: int) -> list[float]:
-    """Uniform over the product, constraints unknown."""
-    rng = random.Random(f"blind:{seed}")
-    best, curve = 0.0, list[float]()
-    seen: set[tuple[Any, ...]] = set()
-    while len(curve) < AT[-1]:
-        key = tuple(rng.choice(p.choices) for p in recorded.space.parameters)
-        if key in seen:
-            continue
-        seen.add(key)
-        seconds = recorded.seconds.get(key)
-        best = max(best, recorded.best / seconds if seconds else 0.0)
-        curve.append(best)
-    return curve
-
-
-def genetic_curve(recorded: Recorded, seed: int) -> list[float]:
-    """A plain generational genetic algorithm over the legal points."""
-    rng = random.Random(f"genetic:{seed}")
-    size, space = 20, recorded.space
-    known: dict[tuple[Any, ...], float] = {}
-    best, curve = 0.0, list[float]()
-
-    def fitness(point: Mapping[str, Any]) -> float:
-        nonlocal best
-        key = tuple(point.values())
-        if key not in known:
-            seconds = recorded.time(point)
-            known[key] = recorded.best / seconds if seconds else 0.0
-            best = max(best, known[key])
-            curve.append(best)
-        return known[key]
-
-    population = [space.sample(rng) for _ in range(size)]
-    for _ in range(1000):
-        if len(curve) >= AT[-1]:
-            break
-        ranked = sorted(population, key=fitness, reverse=True)
-        weights = [size - place for place in range(size)]
-        children: list[dict[str, Any]] = []
-        while len(children) < size:
-            mother, father = rng.choices(ranked, weights, k=2)
-            child = {name: rng.choice((mother[name], father[name])) for name in mother}
-            for parameter in space.parameters:
-                if rng.random() < 0.1:
-                    child[parameter.name] = rng.choice(parameter.choices)
-            if space.violated(child) is None:
-                children.append(child)
-        population = children
-    return (curve + [best] * AT[-1])[: AT[-1]]
-
-
-def tpe_curve(recorded: Recorded, seed: int) -> list[float]:
-    """Optuna's TPE. Log times are minimised; a failure is told as ten times the worst."""
-    import math
-
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    bad = math.log(10 * max(value for value in recorded.seconds.values() if value is not None))
-    best, curve = 0.0, list[float]()
-    seen: dict[tuple[Any, ...], float] = {}
-    for _ in range(20 * AT[-1]):
-        trial = study.ask()
-        key = tuple(
-            parameter.choices[trial.suggest_int(parameter.name, 0, len(parameter.choices) - 1)]
-            for parameter in recorded.space.parameters
-        )
-        if key not in recorded.seconds:
-            study.tell(trial, bad)
-            continue
-        if key not in seen:
-            seconds = recorded.seconds[key]
-            seen[key] = bad if seconds is None else math.log(seconds)
-            best = max(best, recorded.best / seconds if seconds else 0.0)
-            curve.append(best)
-        study.tell(trial, seen[key])
-        if len(curve) >= AT[-1]:
-            break
-    return (curve + [best] * AT[-1])[: AT[-1]]
-
-
-def curve(job: tuple[Path, str, str, Mapping[str, Any], int, int]) -> list[float]:
-    """One search, in a worker: (folder, space, contender, options, seed, window)."""
-    folder, space, name, options, seed, window = job
-    recorded = next(one for one in _read(folder) if one.name == space)
-    own: dict[str, Callable[[Recorded, int], list[float]]] = {
-        "random, blind": blind_curve,
-        "genetic": genetic_curve,
-        "tpe": tpe_curve,
-    }
-    if name in own:
-        return own[name](recorded, seed)
-    return policy_curve(recorded, name, options, seed, window)
-
-
-_spaces: dict[Path, list[Recorded]] = {}
-
-
-def _read(folder: Path) -> list[Recorded]:
-    if folder not in _spaces:
-        _spaces[folder] = spaces(folder)
-    return _spaces[folder]
-
-
-def measured(
-    folder: Path, names: Sequence[str], seeds: int, window: int, workers: int, grid: Mapping[str, Any]
-) -> dict[tuple[str, str], list[list[float]]]:
-    """(contender, space) -> a curve a seed."""
-    jobs = [
-        (folder, one.name, name.split("/")[0], grid.get(name, {}), seed, window)
-        for name in names
-        for one in _read(folder)
-        for seed in range(seeds)
-    ]
-    keys = [(name, one.name) for name in names for one in _read(folder) for _ in range(seeds)]
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    with ProcessPoolExecutor(workers) as pool:
-        for key, one in zip(keys, pool.map(curve, jobs, chunksize=4), strict=True):
+    def measured(
+        self, names: Sequence[str], grid: Mapping[str, Mapping[str, Any]], evaluations: int = AT[-1]
+    ) -> dict[tuple[str, str], list[list[float]]]:
+        """(contender, space) -> a curve a seed."""
+        jobs = [
+            (
+                self.folder,
+                one.name,
+                name.split("/")[0],
+                dict(grid.get(name, {})),
+                seed,
+                self.window,
+                evaluations,
+            )
+            for name in names
+            for one in read(self.folder)
+            for seed in range(self.seeds)
+        ]
+        keys = [(name, one.name) for name in names for one in read(self.folder) for _ in range(self.seeds)]
+        curves = self.kept.map(curve, jobs, self.workers)
+        found: dict[tuple[str, str], list[list[float]]] = {}
+        for key, one in zip(keys, curves, strict=True):
             found.setdefault(key, []).append(one)
-    return found
+        return found
 
 
 def rows_of(found: Mapping[tuple[str, str], list[list[float]]], folder: Path) -> list[dict[str, Any]]:
@@ -193,24 +102,24 @@ def rows_of(found: Mapping[tuple[str, str], list[list[float]]], folder: Path) ->
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         row: dict[str, Any] = {"policy": name, "spaces": {}}
-        by_space = [found[name, one.name] for one in _read(folder)]
+        by_space = [found[name, one.name] for one in read(folder)]
         for count in AT:
             each = [statistics.fmean(c[count - 1] for c in same) for same in zip(*by_space, strict=True)]
             low, high = interval(each)
             row[f"at_{count}"] = statistics.fmean(each)
             row[f"interval_{count}"] = [low, high]
-        for one, curves in zip(_read(folder), by_space, strict=True):
+        for one, curves in zip(read(folder), by_space, strict=True):
             row["spaces"][one.name] = {n: statistics.fmean(c[n - 1] for c in curves) for n in AT}
         rows.append(row)
     return rows
 
 
-def leave_one_out(folder: Path, seeds: int, window: int, workers: int) -> list[dict[str, Any]]:
+def leave_one_out(sweep: Sweep) -> list[dict[str, Any]]:
     """The setting chosen on all other spaces, run on the one left out, beside the default there."""
     names = {f"surrogate/{label}": options for label, options in GRID.items()}
-    found = measured(folder, list(names), seeds, window, workers, names)
-    mean = {key: statistics.fmean(c[99] for c in curves) for key, curves in found.items()}
-    all_names = [one.name for one in _read(folder)]
+    found = sweep.measured(list(names), names, _CHECKED_AT)
+    mean = {key: statistics.fmean(c[-1] for c in curves) for key, curves in found.items()}
+    all_names = [one.name for one in read(sweep.folder)]
     rows = []
     for left in all_names:
         others = [name for name in all_names if name != left]
@@ -238,19 +147,25 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=4, help="proposals in flight, as in a real run")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--leave-one-out", action="store_true", help="check the surrogate's settings too")
+    parser.add_argument("--grid-seeds", type=int, default=10, help="for each of those settings")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="searches done so far; goes on with them")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; see --kept")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     controls = [name for name in arguments.controls if name != "tpe" or find_spec("optuna") is not None]
     if len(controls) < len(arguments.controls):
         print("tpe is left out: Optuna is not installed")
-    read = _read(arguments.data)
-    for one in read:
+    every = read(arguments.data)
+    for one in every:
         print(f"{one.name}: {len(one.seconds)} legal configurations, {one.failures} of them fail")
-    started = time.perf_counter()
+    kept = Kept(arguments.kept, arguments.minutes * 60)
+    sweep = Sweep(arguments.data, arguments.seeds, arguments.window, arguments.workers, kept)
     names = [*controls, *arguments.policies]
-    found = measured(arguments.data, names, arguments.seeds, arguments.window, arguments.workers, {})
+    found = sweep.measured(names, {})
     rows = rows_of(found, arguments.data)
-    print(f"\nfraction of the optimum, mean of {len(read)} spaces and {arguments.seeds} seeds, 95 % interval")
+    print(
+        f"\nfraction of the optimum, mean of {len(every)} spaces and {arguments.seeds} seeds, 95 % interval"
+    )
     print(f"{'':<15}" + "".join(f"{count:>23}" for count in AT))
     for row in rows:
         cells = [
@@ -264,11 +179,8 @@ def main() -> None:
     over = {row["policy"]: best["at_100"] - row["at_100"] for row in rows if row["policy"] in controls}
     shown = ", ".join(f"{value:+.3f} over {name}" for name, value in over.items())
     print(f"\nbest at 100: {best['policy']} {best['at_100']:.3f}; {shown}")
-    checked = (
-        leave_one_out(arguments.data, arguments.seeds, arguments.window, arguments.workers)
-        if arguments.leave_one_out
-        else []
-    )
+    smaller = evolve(sweep, seeds=min(arguments.seeds, arguments.grid_seeds))
+    checked = leave_one_out(smaller) if arguments.leave_one_out else []
     for row in checked:
         print(
             f"left out {row['space']}: '{row['chosen_on_the_others']}' is best on the others and reaches "
@@ -279,30 +191,12 @@ def main() -> None:
         "at_100": best["at_100"],
         "over": over,
         "leave_one_out": checked,
-        "seconds": time.perf_counter() - started,
+        "leave_one_out_seeds": smaller.seeds,
         "command": shown_command("search_replay.py", sys.argv[1:]),
         "environment": environment(),
     }
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")
-
-
-def environment() -> dict[str, Any]:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": done.stdout.strip() or "unknown",
-    }
-
-
-def shown_command(script: str, words: Sequence[str]) -> str:
-    """A benchmark's command without folders of this machine."""
-    shown = [Path(word).name if word.startswith("/") else word for word in words]
-    return " ".join(["python", f"benchmarks/{script}", *shown])
 
 
 if __name__ == "__main__":

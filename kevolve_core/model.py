@@ -319,6 +319,10 @@ class Evaluation:
     def accepted(self) -> bool:
         return self.verdict.accepted
 
+    def stage(self, name: str) -> StageRecord | None:
+        """The record of a stage, None where it was not reached."""
+        return next((record for record in self.stages if record.stage == name), None)
+
     def measurement(self, case: str, phase: str | None = None) -> Measurement | None:
         """The latest measurement of ``case`` (of ``phase`` where named)."""
         for m in reversed(self.measurements):

@@ -198,6 +198,8 @@ async def resume_async(
         spec = store.spec
         where = place(None, settings["backend"], registry=registry, device=settings["device"])
         chosen = policy or policy_of(settings["policy"], settings["policy_options"], where.registry)
+        if generator is None and not settings.get("named", True):
+            raise _unnamed(settings["generator"], run)
         maker = generator or generator_of(
             settings["generator"], where, spec, settings.get("generator_options")
         )
@@ -222,6 +224,22 @@ async def resume_async(
             )
             stored = search_settings(settings["seed"], Budget(**settings["budget"]))
             return await _sit_with_controls(sitting, stored, fresh=False, budget=limits)
+
+
+def _unnamed(generator: str, run: str | Path) -> ConfigError:
+    """Only its caller can make the run's generator again."""
+    if generator == "submitted":
+        return ConfigError(
+            "an agent submits this run's candidates over MCP, and only there it can go on",
+            where=str(run),
+            mend="in `kevolve mcp`, start_run with this folder as `run` goes on and finish_run ends it",
+        )
+    return ConfigError(
+        "this run was begun with the caller's own generator",
+        got=generator,
+        where=str(run),
+        mend="pass it again: kevolve_core.resume(run, generator=…)",
+    )
 
 
 @asynccontextmanager

@@ -87,7 +87,9 @@ class OracleRole:
                     where=f"{self._spec.name}, case '{case}'",
                     mend="return tensors, in tuples, lists or dicts if there are several",
                 )
+        given = [t.numel() for t in handle.inputs if isinstance(t, torch.Tensor)]
         return {
+            "hollow": bool(given) and not any(given),
             "variants": list(variants(self._spec, c)),
             "layouts": list(layouts(self._spec, c)),
             "elements": sum(t.numel() for t in (*handle.inputs, *leaves) if isinstance(t, torch.Tensor)),

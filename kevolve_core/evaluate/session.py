@@ -46,6 +46,7 @@ class CasePlan:
     elements: int
     output_bytes: int
     outputs: tuple[str, ...]
+    hollow: bool = False  # it has tensors as inputs, none with an element
 
 
 @define
@@ -202,6 +203,7 @@ class Session:
                 value["elements"],
                 value["output_bytes"],
                 tuple(value["outputs"]),
+                value["hollow"],
             )
         return self._plans[case.name]
 
@@ -362,10 +364,10 @@ class Session:
             worker.kill()
         self._workers.clear()
         self._oracle = self._baselines = None
-        for inputs in self._kept.values():
+        for inputs in list(self._kept.values()):  # another thread may still draw
             inputs.close()
         self._kept.clear()
-        for _, fd in self._states.values():
+        for _, fd in list(self._states.values()):
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._states.clear()

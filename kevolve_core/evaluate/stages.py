@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
+from kevolve_core.evaluate.code import code_key
 from kevolve_core.evaluate.lock import building, timing
 from kevolve_core.evaluate.race import RejectedError, Rounds, inspect_process, judge_output
 from kevolve_core.evaluate.rules import check_candidate
@@ -43,9 +44,11 @@ def compile_(trial: Trial) -> Mapping[str, Any]:
                 request.candidate, request.spec, case, trial.session.device.target
             )
     artifacts = trial.artifacts.values()
+    trial.code = code_key(request.candidate, trial.artifacts)
     return {
         "cached": all(a.cached for a in artifacts),
         "diagnostics": next((a.diagnostics for a in artifacts if a.diagnostics), "")[:2000],
+        "code": trial.code,
     }
 
 

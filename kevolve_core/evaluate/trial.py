@@ -46,6 +46,7 @@ class Trial:
     plan: Plan
     memory: dict[str, Any]  # facts of the spec shared between trials: best baselines, floors, small cases
     artifacts: dict[str, Artifact] = field(factory=dict)
+    code: str = ""  # what it was compiled to, see `code_key`
     measurements: list[Measurement] = field(factory=list)
     library_calls: tuple[str, ...] = ()
     profile: Profile | None = None

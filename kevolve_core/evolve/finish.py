@@ -15,6 +15,9 @@ from kevolve_core.store import EvaluationRow
 __all__ = ["enter", "field_of", "finish", "outcome"]
 
 
+_SPARE = 4  # times the finalists: so many are looked at for code that is not there yet (estimated)
+
+
 async def finish(session: Session, stopped: str) -> None:
     """Race, confirm and store the outcome; goes on where an earlier sitting ended."""
     phase = session.store.info().phase
@@ -38,7 +41,7 @@ def enter(session: Session, phase: str, stopped: str) -> None:
 def field_of(session: Session, phase: str) -> int:
     """How many candidates take part in ``phase``, at most."""
     if phase == "race":
-        return len(session.store.top(session.settings.finalists)) if session.settings.race_stages else 0
+        return len(_leaders(session)) if session.settings.race_stages else 0
     return len(_ranking(session)) if phase == "confirm" and session.settings.confirm_stages else 0
 
 
@@ -48,8 +51,7 @@ async def _race(session: Session) -> None:
     settings = session.settings
     if not settings.race_stages:
         return
-    leaders = [row.candidate_id for row in session.store.top(settings.finalists)]
-    runners = _fixed(session, "race", leaders)
+    runners = _fixed(session, "race", [row.candidate_id for row in _leaders(session)])
     places = asyncio.Semaphore(settings.window)
 
     async def one(sequence: int, candidate_id: str) -> None:
@@ -88,9 +90,21 @@ async def _confirm(session: Session) -> None:
 def _ranking(session: Session) -> list[EvaluationRow]:
     """Finalists by the last phase that measured them, those dropped that were not faster there."""
     store, settings = session.store, session.settings
-    phase = "race" if settings.race_stages else "search"
-    rows = store.top(settings.finalists, phase)
+    rows = store.top(settings.finalists, "race") if settings.race_stages else _leaders(session)
     return [row for row in rows if row.score is not None and row.score > 1.0]
+
+
+def _leaders(session: Session) -> list[EvaluationRow]:
+    """The best of the search, one of each compiled code."""
+    count = session.settings.finalists
+    found: dict[str, EvaluationRow] = {}
+    for row in session.store.top(count * _SPARE):
+        compiled = _stored(session, row).stage("compile")
+        code = "" if compiled is None else str(compiled.detail.get("code", ""))
+        found.setdefault(code or row.candidate_id, row)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def _fixed(session: Session, phase: str, candidate_ids: list[str]) -> tuple[str, ...]:
@@ -142,9 +156,22 @@ def _stored(session: Session, row: EvaluationRow) -> Evaluation:
 
 
 def outcome(session: Session) -> str:
-    """The finished run in one line."""
-    final = session.store.info().final
-    row = None if final is None else session.store.evaluation_row(*final)
+    """The finished run in one line; where it gave nothing because nothing was proposed any more, also why."""
+    info = session.store.info()
+    row = None if info.final is None else session.store.evaluation_row(*info.final)
     if row is None or row.score is None:
-        return NOTHING_BETTER
+        why = _want(session) if info.stopped == "exhausted" else ""
+        return f"{NOTHING_BETTER}: {why}" if why else NOTHING_BETTER
     return f"kernel {row.candidate_id} is {row.score:.2f} times as fast as the best baseline"
+
+
+def _want(session: Session) -> str:
+    """What ended an exhausted search, in words: the fault of its last proposals, "" where they had none."""
+    faults: list[str] = []
+    for step in session.store.steps():
+        faults = [*faults, step.proposal.fault] if step.proposal.candidate_id is None else []
+    if not faults:
+        return ""
+    common = max(faults, key=faults.count)  # the first one among equals
+    several = f"the last {len(faults)} proposals" if len(faults) > 1 else "the last proposal"
+    return f"{several} gave no candidate ({common.splitlines()[0] if common else 'no reason given'})"

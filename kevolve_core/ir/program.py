@@ -34,12 +34,12 @@ __all__ = [
 ]  # fmt: skip
 
 #: Reduction and scan combiners. ``argmax``/``argmin`` give the first position (int64) of the extremum along
-#: the #: flattened reduced axes, NaN counting as the extremum, as ATen does. ``max``/``min`` propagate NaN.
+#: the flattened reduced axes, NaN counting as the extremum, as ATen does. ``max``/``min`` propagate NaN.
 COMBINERS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
 
 _ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2,
 "int8": 1,
-             "uint8": 1, "bool": 1}  # fmt: skip
+             "uint8": 1, "bool": 1, "complex64": 8, "complex128": 16}  # fmt: skip
 
 
 def itemsize(dtype: str) -> int:

@@ -15,7 +15,7 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.kernelspec import KernelSpec
 
-__all__ = ["LAID_OUT", "call_text", "dispatch_text", "literal", "view_text"]
+__all__ = ["LAID_OUT", "call_text", "dispatch_text", "literal", "result_text", "view_text"]
 
 #: A helper of the entry: inputs keep the strides that the kernels were made for.
 LAID_OUT = '''
@@ -124,6 +124,20 @@ def view_text(operand: Operand, buffers: Mapping[str, Buffer], variable: str) ->
     place = f"{variable}.storage_offset()"
     place = f"{operand.offset} + {place}" if operand.offset else place
     return f"{variable}.as_strided({literal(operand.shape)}, {literal(operand.strides)}, {place})"
+
+
+def result_text(structure: Any, leaf: Callable[[int], str]) -> str:
+    """Python text of a program's result: ``structure`` has a number a tensor, ``leaf`` its text."""
+    if isinstance(structure, bool) or structure is None:
+        return repr(structure)
+    if isinstance(structure, int):
+        return leaf(structure)
+    if isinstance(structure, Mapping):
+        return "{" + ", ".join(f"{k!r}: {result_text(v, leaf)}" for k, v in structure.items()) + "}"
+    inside = [result_text(v, leaf) for v in structure]
+    if isinstance(structure, list):
+        return f"[{', '.join(inside)}]"
+    return f"({', '.join(inside)}{',' if len(inside) == 1 else ''})"
 
 
 def _signature(spec: KernelSpec) -> tuple[list[str], str] | None:

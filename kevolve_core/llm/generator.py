@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from kevolve_core.errors import ConfigError, EgressError, MalformedReplyError, ProviderError
 from kevolve_core.interfaces import Checked, Proposal
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_core.llm.bandit import Outcome, choose
-from kevolve_core.llm.config import Mix, ModelRef, ProviderConfig, Providers
+from kevolve_core.llm.bandit import choose
+from kevolve_core.llm.config import ModelRef, ProviderConfig
 from kevolve_core.llm.context import Knowledge, Sibling, Writer, role_of
 from kevolve_core.llm.desk import Desk
 from kevolve_core.llm.journal import Journal
@@ -26,34 +25,15 @@ from kevolve_core.llm.ledger import Cost, Ledger
 from kevolve_core.llm.model import Message, Provider, Reply, Request
 from kevolve_core.llm.parse import Expected, files_of
 from kevolve_core.llm.parts import Prompt, allowed, assemble, template
+from kevolve_core.llm.past import Past
 from kevolve_core.llm.record import pinned_device, pinned_pages
+from kevolve_core.llm.settings import LlmSettings
 from kevolve_core.model import Candidate, Device, Evaluation, Origin
 
-__all__ = ["LlmGenerator", "LlmSettings", "Retriever", "Spent"]
-
-_MEMORY = 200  # proposals back from which siblings are taken (estimated)
+__all__ = ["LlmGenerator", "Retriever", "Spent"]
 
 #: From a proposal, the device, the language, the parent's evaluation and a count to pages, best first.
 Retriever = Callable[[Proposal, Device, str, Evaluation | None, int], Sequence[Knowledge]]
-
-
-@frozen
-class LlmSettings:
-    """What a run asks models for, and how. JSON values only; stored with the run.
-
-    Args:
-        providers: how to reach them.
-        mix: who takes which role.
-        language: to write in; "" for the backend's first.
-        siblings: earlier children of the same parents that a prompt shows at most; 0 for none.
-        pages: of the knowledge base that a prompt shows at most; 0 for none.
-    """
-
-    providers: Providers = field(factory=Providers)
-    mix: Mix = field(factory=lambda: Mix({}))
-    language: str = ""
-    siblings: int = 2
-    pages: int = 3
 
 
 @frozen
@@ -123,10 +103,7 @@ class LlmGenerator:
         self._writer = Writer(spec, device, self._language, self._taint)
         self._desk: Desk | None = None
         self._run: Path | None = None
-        self._told: deque[tuple[int, Candidate, Evaluation]] = deque(maxlen=_MEMORY * 2)
-        self._rewards: dict[int, float] = {}
-        self._calls: dict[int, dict[str, tuple[str, ModelRef, Cost]]] = {}
-        self._best = 0.0
+        self._past = Past()
 
     @property
     def device(self) -> Device:
@@ -165,8 +142,7 @@ class LlmGenerator:
         self._writer = Writer(self._spec, self._device, self._language, self._taint)
         for call in journal.calls():
             ref = ModelRef(call.request.provider, call.request.model)
-            calls = self._calls.setdefault(int(call.about.get("sequence", -1)), {})
-            calls[call.key] = (call.role, ref, call.cost)
+            self._past.asked(int(call.about.get("sequence", -1)), call.role, ref, call.key, call.cost)
         ledger = Ledger(tokens=tokens, money=money, spent=journal.spent())
         self._desk = Desk(self._settings.providers, self._provider, journal, ledger)
 
@@ -183,12 +159,7 @@ class LlmGenerator:
 
     def tell(self, sequence: int, candidate: Candidate, evaluation: Evaluation) -> None:
         """Remember what became of a proposal. See `Learner`."""
-        self._told.append((sequence, candidate, evaluation))
-        score = evaluation.score if evaluation.accepted else None
-        if evaluation.accepted:
-            self._best = max(self._best, score or 0.0)
-            share = (score or 0.0) / self._best if self._best > 0 else 0.0
-            self._rewards[sequence] = 0.25 + 0.75 * share  # right at all counts for something (estimated)
+        self._past.tell(sequence, candidate, evaluation)
 
     def _provider(self, config: ProviderConfig) -> Provider:
         made: Provider = self._factory(config.kind)(
@@ -248,7 +219,7 @@ class LlmGenerator:
         notes = {
             "model": str(ref),
             "request": request.key[:16],
-            "tokens": self._tokens_of(asked.context.sequence),
+            "tokens": self._past.tokens(asked.context.sequence),
             "taint": sorted(prompt.taint),
             "left_out": [f"{left.name} ({left.why})" for left in prompt.left],
             "mended": mended,
@@ -317,21 +288,8 @@ class LlmGenerator:
     def _chosen(self, models: Sequence[ModelRef], asked: _Try) -> ModelRef:
         context = asked.context
         rng = random.Random(f"model:{context.seed}:{context.sequence}:{context.attempt}:{asked.number}")
-        return choose(models, self._outcomes(context.told), asked.role, rng)
-
-    def _outcomes(self, told: int) -> list[Outcome]:
-        """What every model made of its requests for proposals under ``told``."""
         priced = all(self._settings.providers.of(ref).model(ref.model).priced for ref in self._mix.all)
-        found: list[Outcome] = []
-        for sequence, calls in self._calls.items():
-            if not 0 <= sequence < told:
-                continue
-            reward = self._rewards.get(sequence, 0.0)
-            for role, ref, cost in calls.values():
-                amount = cost.money if priced else float(cost.tokens)
-                if role != "mend":
-                    found.append(Outcome(sequence, role, ref, reward, amount))
-        return sorted(found, key=lambda o: (o.sequence, str(o.model), o.cost))
+        return choose(models, self._past.outcomes(context.told, priced), asked.role, rng)
 
     def _prompt(self, ref: ModelRef, asked: _Try, share: float) -> Prompt:
         config = self._settings.providers.of(ref)
@@ -373,19 +331,13 @@ class LlmGenerator:
         try:
             reply = await self._desk.ask(ref, request, role, about)
         finally:
-            self._note(asked.context.sequence, role, ref, request.key)
+            cost = self._desk.cost_of(request.key)
+            self._past.asked(asked.context.sequence, role, ref, request.key, cost)
         if reply.stop == "refusal":
             raise ProviderError(
                 "the model refused", kind="refusal", got=reply.text[:300] or None, where=str(ref)
             )
         return reply
-
-    def _note(self, sequence: int, role: str, ref: ModelRef, key: str) -> None:
-        assert self._desk is not None
-        self._calls.setdefault(sequence, {})[key] = (role, ref, self._desk.cost_of(key))
-
-    def _tokens_of(self, sequence: int) -> int:
-        return sum(cost.tokens for _, _, cost in self._calls.get(sequence, {}).values())
 
     def _about(self, asked: _Try, left: Sequence[str]) -> dict[str, Any]:
         return {
@@ -409,20 +361,9 @@ class LlmGenerator:
         return Expected(entry, native, symbol, dict(base))
 
     def _siblings(self, context: Proposal, role: str) -> list[Sibling]:
-        """The best and the latest earlier children of the same first parent."""
         if not self._settings.siblings or role == "draft":
             return []
-        parent = context.parents[0].id
-        window = range(max(0, context.told - _MEMORY), context.told)
-        found = [
-            Sibling(candidate, evaluation)
-            for sequence, candidate, evaluation in self._told
-            if sequence in window and parent in candidate.parents[:1]
-        ]
-        ranked = sorted(found, key=lambda s: -(s.evaluation.score or 0.0))
-        best = ranked[: (self._settings.siblings + 1) // 2]
-        latest = [s for s in reversed(found) if s not in best]
-        return [*best, *latest][: self._settings.siblings]
+        return self._past.siblings(context.parents[0].id, context.told, self._settings.siblings)
 
     def _pages(self, context: Proposal) -> list[Knowledge]:
         given = [Knowledge("retrieved", text, taint=self._taint) for text in context.knowledge]

@@ -19,15 +19,36 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.llm.journal import Call, Journal
 from kevolve_core.llm.ledger import Cost
 from kevolve_core.llm.model import Message, Reply, Request
-from kevolve_core.model import Candidate, Device, Evaluation
+from kevolve_core.model import Candidate, Device, Evaluation, Ratio
 from kevolve_core.serial import from_plain, to_plain
 from kevolve_core.store import RunStore
 from kevolve_core.store.faults import damaged, guarded
 
-__all__ = ["Recording", "pack", "unpack"]
+__all__ = ["Comparison", "Recording", "pack", "unpack"]
 
 _VERSION = 1
 _PHASES = ("search", "race", "confirm")
+
+
+@frozen
+class Comparison:
+    """The run's winner timed against one more kernel, call by call in turns.
+
+    Args:
+        name: what the other kernel is, in words.
+        other: the kernel.
+        evaluation: the winner's, with ``other`` among its baselines.
+    """
+
+    name: str
+    other: Candidate
+    evaluation: Evaluation
+
+    @property
+    def ratios(self) -> tuple[Ratio, ...]:
+        """Time of the other over time of the winner, a timed case each; empty where it was not accepted."""
+        found = (m.ratios.get(f"seed {self.other.id}") for m in self.evaluation.measurements)
+        return tuple(ratio for ratio in found if ratio is not None) if self.evaluation.accepted else ()
 
 
 @frozen
@@ -43,6 +64,7 @@ class Recording:
         pages: file name -> content of the pages that prompts showed.
         proposals: candidates in the order of their sequence; None where there was none.
         evaluations: phase -> candidate's id -> its paid evaluation.
+        comparisons: of the winner with kernels that took no part in the search; made by whoever recorded it.
     """
 
     spec: KernelSpec
@@ -53,6 +75,7 @@ class Recording:
     pages: Mapping[str, str]
     proposals: tuple[Candidate | None, ...]
     evaluations: Mapping[str, Mapping[str, Evaluation]]
+    comparisons: tuple[Comparison, ...] = ()
 
     def write_journal(self, run: Path) -> None:
         """Lay the calls, the pages and the device out in ``run`` as a run has them."""
@@ -120,6 +143,7 @@ def pack(recording: Recording, file: Path) -> None:
     lines += [{"proposal": None if c is None else to_plain(c)} for c in recording.proposals]
     for phase, evaluations in recording.evaluations.items():
         lines += [{"evaluation": phase, "of": to_plain(e)} for e in evaluations.values()]
+    lines += [{"comparison": to_plain(each)} for each in recording.comparisons]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     with guarded(str(file)):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +188,9 @@ def unpack(source: Path) -> Recording:
             pages={line["page"]: line["text"] for line in lines if "page" in line},
             proposals=tuple(_candidate(line["proposal"]) for line in lines if "proposal" in line),
             evaluations=evaluations,
+            comparisons=tuple(
+                from_plain(Comparison, line["comparison"]) for line in lines if "comparison" in line
+            ),
         )
     except StoreError:
         raise

@@ -16,12 +16,13 @@ from pydantic import Field
 from kevolve_core import api
 from kevolve_core.api.asking import Asked, is_request, resolve_request
 from kevolve_core.api.evaluating import EVALUATE_STAGES, candidate_ids, stored_evaluation
-from kevolve_core.api.parts import Place, as_candidate, as_spec, place
-from kevolve_core.errors import ConfigError, KevolveError, SpecError, UnknownNameError
+from kevolve_core.api.parts import Place, as_spec, place
+from kevolve_core.errors import ConfigError, KevolveError, UnknownNameError
 from kevolve_core.evolve import Budget, collect
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.knowledge import Query
 from kevolve_core.knowledge.operators import canonical
+from kevolve_core.mcp.arguments import candidate_of, spec_of_text
 from kevolve_core.mcp.briefs import (
     candidate_brief,
     device_brief,
@@ -34,8 +35,6 @@ from kevolve_core.mcp.reader import Reader
 from kevolve_core.model import Candidate, Origin
 from kevolve_core.registry import Registry
 from kevolve_core.report import environment
-from kevolve_core.spec import parse_spec
-from kevolve_core.spec.checks import read_yaml
 from kevolve_core.store import RunStore
 
 __all__ = ["make_server"]
@@ -226,7 +225,7 @@ class _Tools:
         """Compile, check and time one candidate against the reference and the baselines. The verdict says
         what is wrong: compiler log, first wrong index, crash."""
         wanted, where = await asyncio.to_thread(self._wanted, spec, backend, device)
-        made = _candidate(wanted, where, files, path, entry, language)
+        made = candidate_of(wanted, where, files, path, entry, language)
         return await self._evaluated(wanted, where, made, stages or list(EVALUATE_STAGES))
 
     async def profile(
@@ -241,7 +240,7 @@ class _Tools:
     ) -> Answer:
         """Counters, roofline position, bottleneck and hints for one candidate; the verdict where it fails."""
         wanted, where = await asyncio.to_thread(self._wanted, spec, backend, device)
-        made = _candidate(wanted, where, files, path, entry, language)
+        made = candidate_of(wanted, where, files, path, entry, language)
         answer = await self._evaluated(wanted, where, made, list(_PROFILE_STAGES))
         kept = ("candidate", "accepted", "verdict", "score", "evidence", "profile")
         return {key: answer[key] for key in kept}
@@ -311,7 +310,7 @@ class _Tools:
         where = await asyncio.to_thread(
             place, None, settings["backend"], registry=self._registry, device=settings["device"]
         )
-        made = _candidate(spec, where, files, path, entry, language)
+        made = candidate_of(spec, where, files, path, entry, language)
         origin = Origin("submitted", "submit", made.origin.notes)
         made = made.with_origin(origin, tuple(ids[0] for ids in known.values()))
         sequence, evaluation = await self.desk.submit(run, made)
@@ -395,7 +394,7 @@ class _Tools:
         if name is not None:
             self._reader.check_backend(name)
         if "\n" in spec:
-            wanted = parse_spec(_mapping(spec), Path.cwd(), where="spec")
+            wanted = spec_of_text(spec)
         elif is_request(spec):
             asked = self._asked(spec, name, chosen)
             wanted, name, chosen = asked.spec, asked.backend or name, asked.device or chosen
@@ -404,40 +403,3 @@ class _Tools:
         where = place(wanted, name, registry=self._registry, device=chosen)
         self._reader.check_backend(where.backend_name)
         return wanted, where
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    value = read_yaml(text, "spec")
-    if not isinstance(value, dict):
-        raise SpecError("a specification is a mapping of keys", got=type(value).__name__, where="spec")
-    return value
-
-
-def _candidate(
-    spec: KernelSpec, where: Place, files: dict[str, str] | None, path: str, entry: str, language: str
-) -> Candidate:
-    """The candidate that an agent means, of a language that the backend takes."""
-    if bool(files) == bool(path):
-        raise ConfigError("a candidate is either files or a path", mend="give one of the two")
-    if path:
-        return as_candidate(path, spec)
-    assert files is not None
-    modules = [name for name in files if name.endswith(".py")]
-    entry = entry or (modules[0] if len(modules) == 1 else "")
-    if entry not in files:
-        raise ConfigError(
-            "the entry is not among the files", got=entry or modules or list(files), mend="name it: entry=…"
-        )
-    unsafe = [name for name in files if name.startswith("/") or ".." in Path(name).parts]
-    if unsafe:
-        raise ConfigError("files have paths inside the candidate", got=unsafe[0])
-    taken = where.backend.manifest.languages
-    language = language or (taken[0] if len(taken) == 1 else "")
-    if language not in taken:
-        raise ConfigError(
-            f"backend '{where.backend_name}' does not take this language",
-            got=language or "no language",
-            mend=f"one of: {', '.join(taken)}",
-        )
-    symbol = "" if spec.reference.kind == "module" else spec.reference.symbol
-    return Candidate(files=files, entry=entry, language=language, symbol=symbol)

@@ -31,6 +31,8 @@ _CONSTANT_LIMIT = 1 << 16  # elements of a literal tensor that a program carries
 _DTYPES = frozenset(
     ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 )
+#: What only library operators compute with, between others.
+_COMPLEX = frozenset(["complex64", "complex128"])
 _LIBRARY_FOLDERS = ("/torch/", "/kevolve_core/")
 
 
@@ -284,7 +286,7 @@ class _Converter:
                 where=line_of(node) or self.where,
                 mend="use a mask and torch.where in place of boolean indexing, nonzero or unique",
             )
-        if dtype_name(value.dtype) not in _DTYPES:
+        if dtype_name(value.dtype) not in _DTYPES | _COMPLEX:
             raise CaptureError(
                 f"dtype {dtype_name(value.dtype)} has no lowering",
                 got=str(node.target),
@@ -327,6 +329,14 @@ def _converted(
     count = 0
     for n in traced.graph.nodes:
         if n.op == "output":
+            for v in n.args[0]:
+                if isinstance(v, torch.fx.Node) and v.meta["val"].dtype.is_complex:
+                    raise CaptureError(
+                        "the reference returns a complex tensor",
+                        got=dtype_name(v.meta["val"].dtype),
+                        where=line_of(v) or where,
+                        mend="return torch.view_as_real of it",
+                    )
             outputs = tuple(convert.argument(v) for v in n.args[0])
             continue
         name = n.name

@@ -1,9 +1,9 @@
 """Genomes of synthesised candidates, and the moves between them.
 
 A genome is JSON: ``{"generator": "synth", "language": …, "partition": {"apart": [[consumer, producer], …],
-"stored": […], "epilogues": bool}, "steps": {step's name: point of its schedule space}}``. Names are those of
-the reference's graph, so that a genome means the same on every case, and a step that another partition lacks
-simply takes its default.
+"stored": […], "epilogues": bool, "recomputed": […], "segments": bool}, "steps": {step's name: point of its
+schedule space}}``. Names are those of the reference's graph, so that a genome means the same on every case,
+and a step that another partition lacks simply takes its default.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Genome:
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         p = self.partition
+        unusual: dict[str, Any] = {"recomputed": sorted(p.recomputed)} if p.recomputed else {}
+        if not p.segments:
+            unusual["segments"] = False
         return {
             "generator": NAME,
             "language": self.language,
@@ -41,6 +44,7 @@ class Genome:
                 "apart": sorted([list(e) for e in p.apart]),
                 "stored": sorted(p.stored),
                 "epilogues": p.epilogues,
+                **unusual,
             },
             "steps": {name: dict(point) for name, point in sorted(self.steps.items())},
         }
@@ -55,6 +59,8 @@ class Genome:
             frozenset((str(c), str(q)) for c, q in p.get("apart", [])),
             frozenset(str(n) for n in p.get("stored", [])),
             bool(p.get("epilogues", True)),
+            frozenset(str(n) for n in p.get("recomputed", [])),
+            bool(p.get("segments", True)),
         )
         return cls(str(value["language"]), partition, dict(value.get("steps", {})))
 
@@ -82,13 +88,15 @@ def moved_partition(
     shared: Sequence[str],
     has_library: bool,
     rng: random.Random,
+    tables: Sequence[str] = (),
 ) -> Partition:
-    """One graph move: cut or join an edge, keep or recompute a shared value, epilogues on or off. The
-    partition itself where there is no move."""
+    """One graph move: cut or join an edge, keep or recompute a shared value or a table, epilogues on or off.
+    The partition itself where there is no move."""
     moves: list[Partition] = [evolve(partition, apart=partition.apart | {e}) for e in edges]
     moves += [evolve(partition, apart=partition.apart - {e}) for e in sorted(partition.apart)]
     moves += [evolve(partition, stored=partition.stored | {n}) for n in shared if n not in partition.stored]
     moves += [evolve(partition, stored=partition.stored - {n}) for n in sorted(partition.stored)]
+    moves += [evolve(partition, recomputed=partition.recomputed ^ {n}) for n in tables]
     if has_library:
         moves.append(evolve(partition, epilogues=not partition.epilogues))
     return rng.choice(moves) if moves else partition

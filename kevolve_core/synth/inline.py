@@ -54,6 +54,7 @@ class Inliner:
         self.accesses: dict[Access, None] = {}
         self.covers: dict[str, None] = {}
         self._memo: dict[tuple[str, tuple[Expr, ...], Expr | None], Expr] = {}
+        self._values: dict[Expr, Var] = {}
         self._names: dict[str, int] = {}
 
     def name(self, base: str) -> str:
@@ -92,10 +93,12 @@ class Inliner:
             self.ix.ranges[out] = (0, self.defs[d.row].shape[-1])
         elif isinstance(value, (Const, Index, Var)):
             out = value
+        elif value in self._values:
+            out = self._values[value]
         else:
             name = self.name(d.name)
             self.body.append(Let(name, value))
-            out = Var(name, value.dtype)
+            out = self._values[value] = Var(name, value.dtype)
             if (known := self.ix.bounded(value)) is not None:
                 self.ix.ranges[out] = known
         self._memo[key] = out
@@ -107,7 +110,7 @@ class Inliner:
         if isinstance(e, Load):
             out = self._load(e, mask, memo)
         elif isinstance(e, Op):
-            out = self.ix.op(e.name, tuple(self._expand(a, mask, memo) for a in e.args), e.dtype)
+            out = self._operator(e, mask, memo)
         else:
             out = rebuild(e, (self._expand(c, mask, memo) for c in children(e))) if children(e) else e
         if e in self.ix.ranges and not isinstance(out, Const):
@@ -115,12 +118,27 @@ class Inliner:
         memo[e] = out
         return out
 
+    def _operator(self, e: Op, mask: Expr | None, memo: dict[Expr, Expr]) -> Expr:
+        """An operator; of a condition that is decided only the side that is taken."""
+        if e.name == "where" and isinstance(taken := self._expand(e.args[0], mask, memo), Const):
+            return self._expand(e.args[1] if taken.value else e.args[2], mask, memo)
+        args = tuple(self._expand(a, mask, memo) for a in e.args)
+        if e.name in {"logical_and", "logical_or"}:
+            for one, other in (args, args[::-1]):
+                if isinstance(one, Const):
+                    return other if bool(one.value) == (e.name == "logical_and") else one
+        return self.ix.op(e.name, args, e.dtype)
+
     def _load(self, e: Load, mask: Expr | None, memo: dict[Expr, Expr]) -> Expr:
         """A load: of memory, of a value of this nest, or of a virtual definition, which is inlined under the
         mask so that it reads nothing outside."""
         index = tuple(self._expand(i, mask, memo) for i in e.index)
         own = None if e.mask is None else self._expand(e.mask, mask, memo)
         other = None if e.other is None else self._expand(e.other, mask, memo)
+        if isinstance(own, Const):  # decided where the loop is cut into segments
+            if not own.value:
+                return _other(other, e.dtype)
+            own = None
         both = own if mask is None else mask if own is None else _and(mask, own)
         d = self.defs[e.buffer]
         if self.stored(e.buffer):

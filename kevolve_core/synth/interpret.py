@@ -114,7 +114,7 @@ def _extent(b: Buffer) -> int:
 
 def _poisoned(n: int, dtype: str) -> torch.Tensor:
     kind = _dtype(dtype)
-    if kind.is_floating_point:
+    if kind.is_floating_point or kind.is_complex:
         return torch.full((n,), math.nan, dtype=kind)
     return (
         torch.ones(n, dtype=kind)

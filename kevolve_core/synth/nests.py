@@ -7,12 +7,13 @@ from itertools import pairwise
 
 from attrs import define, evolve, field
 
-from kevolve_core.ir import Axis, Expr, Index, Load, LoopNest, Reduce, Scan, Statement, Store, Var
+from kevolve_core.ir import Axis, Expr, Index, Load, LoopNest, Reduce, Scan, Statement, Store, Var, walk
 from kevolve_core.synth.fuse import Fusion, Group
 from kevolve_core.synth.index import Indexer, delinearised, linear
 from kevolve_core.synth.inline import Inliner
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def
+from kevolve_core.synth.segments import Segments, breaks, chosen, placed
 from kevolve_core.synth.statements import (
     anchor,
     map_linear,
@@ -33,6 +34,7 @@ class NestBuilder:
     fusion: Fusion
     layout: Callable[[str], Layout]
     in_memory: Callable[[str], bool]
+    cut: bool = True  # whether loops may be cut into segments
     names: dict[str, int] = field(factory=dict)
     _by_buffer: dict[str, Layout] = field(factory=dict)
 
@@ -43,8 +45,15 @@ class NestBuilder:
     def build(self, group: Group, keep_first: bool = False) -> LoopNest:
         """The nest of ``group``. With ``keep_first`` the slowest loop is not merged with others (an epilogue
         runs tile by tile along it)."""
-        body, covers = self._body(group)
         order = self._axis_order(group)
+        segments = self._segments(group, order[1:] if keep_first else order)
+        if segments is None:
+            body, covers = self._body(group)
+        else:
+            within = self.ix.axis(segments.size).axis
+            body, covers = self._body(group, segments, within)
+            order = [within if a == segments.axis else a for a in order]
+            order = [a for a in order if a != within or segments.size > 1]
         outer = [a for a in order if group.outer is None or a in group.outer]
         inner = [a for a in order if a not in outer]
         body = tidied(body)
@@ -69,7 +78,32 @@ class NestBuilder:
 
     # --- statements -----------------------------------------------------------------------------------------
 
-    def _body(self, group: Group) -> tuple[list[Statement], tuple[str, ...]]:
+    def _segments(self, group: Group, order: Sequence[str]) -> Segments | None:
+        """How the loops of a pointwise group are cut into segments, if they are."""
+        if not self.cut or group.outer is not None:
+            return None
+        if any(self.fusion.defs[n].kind == "scatter" for n in group.members):
+            return None
+        found: dict[str, frozenset[int]] = {}
+        memo: dict[tuple[str, str], frozenset[int]] = {}
+
+        def inlined(name: str) -> bool:
+            return not self.fusion.is_leaf(name) or name in group.members
+
+        align = self._alignment(group)
+        for name in group.members:
+            d = self.fusion.defs[name]
+            for own in d.free:
+                if self.fusion.axes.pieces(own) == (own,):
+                    axis = self._axis(own, group, align)
+                    found[axis] = found.get(axis, frozenset()) | breaks(
+                        self.fusion.defs, inlined, name, own, memo
+                    )
+        return chosen(self.ix, order, found)
+
+    def _body(
+        self, group: Group, segments: Segments | None = None, within: str = ""
+    ) -> tuple[list[Statement], tuple[str, ...]]:
         defs = self.fusion.defs
         inside = set(group.members)
         values: dict[str, Expr] = {}
@@ -91,16 +125,28 @@ class NestBuilder:
                 value = inliner.evaluated(d, by)
                 values[name] = self._combine(inliner, d, value, group, align)
                 result = values[name]
-            elif d.kind == "scatter":
+                if self.in_memory(name):
+                    inliner.body.append(Store(name, axes, result))
+                continue
+            if d.kind == "scatter":
                 place, value = inliner.placed(d, by)
                 inliner.body.append(Store(name, place, value, None, d.combiner))
                 continue
-            else:
-                result = inliner.at(d, axes)
-            if self.in_memory(name):
-                inliner.body.append(Store(name, axes, result))
+            for place in self._places(axes, segments, within):
+                result = inliner.at(d, place)
+                if self.in_memory(name):
+                    inliner.body.append(Store(name, place, result))
         ordered = sorted(inliner.covers, key=self.fusion.order.__getitem__)
         return inliner.body, tuple(dict.fromkeys(defs[n].node for n in ordered))
+
+    def _places(
+        self, axes: tuple[Expr, ...], segments: Segments | None, within: str
+    ) -> list[tuple[Expr, ...]]:
+        """Where a member is evaluated: at ``axes``, or once a segment that they walk."""
+        if segments is None or not any(Index(segments.axis) in walk(a) for a in axes):
+            return [axes]
+        parts = [placed(self.ix, segments, k, within) for k in range(segments.count)]
+        return [tuple(self.ix.substitute(a, by) for a in axes) for by in parts]
 
     def _combine(self, inliner: Inliner, d: Def, value: Expr, group: Group, align: Mapping[str, str]) -> Expr:
         axes = tuple(self._axis(a, group, align) for a in self.fusion.axes.reduced(d))

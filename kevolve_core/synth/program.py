@@ -7,15 +7,11 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import (
     Buffer,
-    Expr,
-    Index,
     LibraryCall,
     Load,
     LoopNest,
-    Operand,
     OutputRef,
     Program,
     Step,
@@ -23,14 +19,15 @@ from kevolve_core.ir import (
     affine,
     walk,
 )
+from kevolve_core.synth.calls import CallBuilder, recurs
 from kevolve_core.synth.fuse import Fusion, Group, operand_bases
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.inline import LEAVES
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
 from kevolve_core.synth.nests import NestBuilder
-from kevolve_core.synth.recurrent import OPERATORS, cell_of
 from kevolve_core.synth.rows import split_large, split_rows
+from kevolve_core.synth.tables import tables
 
 __all__ = ["Partition", "Synthesised", "synthesise"]
 
@@ -43,11 +40,15 @@ class Partition:
         apart: edges ``(consumer, producer)`` whose nests are not to be merged.
         stored: pointwise definitions to keep in memory rather than to compute where they are read.
         epilogues: whether nests that read a library call's result run as its epilogue.
+        recomputed: definitions that `kevolve_core.synth.tables` would keep in memory, not to be kept.
+        segments: whether loops are cut where a tensor is put together (`kevolve_core.synth.segments`).
     """
 
     apart: frozenset[tuple[str, str]] = frozenset()
     stored: frozenset[str] = frozenset()
     epilogues: bool = True
+    recomputed: frozenset[str] = frozenset()
+    segments: bool = True
 
 
 @frozen(eq=False)
@@ -59,6 +60,7 @@ class Synthesised:
     edges: tuple[tuple[str, str], ...]
     shared: tuple[str, ...]
     opaque: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()  # kept in memory because many elements share them
     points: tuple[str, ...] = ()  # every pointwise definition that the result depends on
 
 
@@ -97,9 +99,10 @@ class _Assembler:
         self.started = {d.row: d.name for d in scattered if d.row}
         required |= {*self.started, *(d.name for d in scattered)}
         self.search_rows = {d.row for d in lowering.defs.values() if d.kind == "search"}
+        self.tables = tables(lowering.defs, lowering.ix.extents, required)
         required |= {
             n
-            for n in (*self.partition.stored, *lowering.stored)
+            for n in (*self.partition.stored, *lowering.stored, *self.tables - self.partition.recomputed)
             if n in lowering.defs and lowering.defs[n].kind == "point"
         }
         fusion = self._fused(required)
@@ -112,7 +115,8 @@ class _Assembler:
         live = self._live()
         points = tuple(n for n, d in lowering.defs.items() if d.kind == "point" and n in live)
         edges = tuple(fusion.fused_edges)
-        return Synthesised(program, edges, self._shared(fusion), self.lowered.opaque, points)
+        kept = tuple(sorted(self.tables & set(points)))
+        return Synthesised(program, edges, self._shared(fusion), self.lowered.opaque, kept, points)
 
     # --- what lies in memory --------------------------------------------------------------------------------
 
@@ -288,48 +292,39 @@ class _Assembler:
             if x.buffer.role in {"input", "param", "output"} or x.buffer.name in used
         }
 
+    def _calls(self, fusion: Fusion) -> CallBuilder:
+        return CallBuilder(self.lowering, fusion, self.layout, self.memory.__contains__, self._temporary)
+
+    def _temporary(self, stem: str, shape: tuple[int, ...], dtype: str) -> str:
+        label = self._buffer_name(Def(stem, (), dtype, "temp", ()))
+        self.layouts[label] = Layout.of(label, shape, None, dtype, "temp", False)
+        return label
+
     def _output_ref(self, base: str, v: Value) -> OutputRef:
         axes = self.lowering.own_axes(v.shape)
         load = v.at(axes)
         assert isinstance(load, Load)
-        shape, strides, offset = self._strided(base, load, axes, v.shape)
+        shape, strides, offset = self._calls(self.fusion).strided(base, load, axes, v.shape)
         return OutputRef(self.layout(base).buffer.name, shape, strides, offset)
-
-    def _strided(
-        self, base: str, load: Load, axes: Sequence[Expr], shape: Sequence[int]
-    ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-        """Shape, strides and offset, in elements, of a view of ``base``."""
-        layout = self.layout(base)
-        moved = Load(layout.buffer.name, layout.flat(self.lowering.ix, load.index), load.dtype)
-        form = address(moved, layout.buffer)
-        if form is None:
-            raise UnsupportedError("a library operand is not a strided view", got=base)
-        offset, by_axis = form
-        strides: list[int] = []
-        dense = 1
-        for a, n in zip(reversed(axes), reversed(shape), strict=True):
-            step = by_axis.get(a.axis, 0) if isinstance(a, Index) else dense
-            strides.append(step)
-            dense = step * n if isinstance(a, Index) else dense
-        return tuple(shape), tuple(reversed(strides)), offset
 
     # --- steps ----------------------------------------------------------------------------------------------
 
     def _steps(self, fusion: Fusion, groups: Sequence[Group]) -> list[Step]:
-        builder = NestBuilder(fusion, self.layout, lambda n: n in self.memory)
+        builder = NestBuilder(fusion, self.layout, lambda n: n in self.memory, self.partition.segments)
+        calls = self._calls(fusion)
         epilogue_of = self._epilogues(fusion, groups) if self.partition.epilogues else {}
         inside = {k: g for g, k in epilogue_of.items()}
         steps: list[Step] = []
         for k, group in enumerate(groups):
-            if group.library and self._recurs(fusion, group):
-                steps.extend(self._recurrence(fusion, group))
+            if group.library and recurs(fusion, group):
+                steps.extend(calls.recurrence(group))
                 continue
             if group.library:
                 if k not in epilogue_of:
-                    steps.append(self._call(fusion, group))
+                    steps.append(calls.call(group))
                 continue
             if k in inside:
-                call = self._call(fusion, groups[inside[k]])
+                call = calls.call(groups[inside[k]])
                 nest = builder.build(group, keep_first=True)
                 if self._tiles(call, nest):
                     steps.append(evolve(call, epilogue=nest))
@@ -345,7 +340,7 @@ class _Assembler:
         for k, group in enumerate(groups):
             if not group.library or len(group.members) != 1 or group.members[0] in self.outputs:
                 continue
-            if self._recurs(fusion, group):
+            if recurs(fusion, group):
                 continue
             name = group.members[0]
             readers = [
@@ -377,113 +372,8 @@ class _Assembler:
                         return False
         return True
 
-    @staticmethod
-    def _recurs(fusion: Fusion, group: Group) -> bool:
-        call = fusion.defs[group.members[0]].call
-        return call is not None and call.op.startswith("kevolve::")
-
-    def _recurrence(self, fusion: Fusion, group: Group) -> list[Step]:
-        """A recurrence as a nest that puts the first state in place, and a repeated product with its cell."""
-        d = fusion.defs[group.members[0]]
-        call = d.call
-        assert call is not None
-        name = call.op.removeprefix("kevolve::")
-        results = sorted((x for x in fusion.defs.values() if x.call is call), key=lambda x: x.result)
-        states = [self.layout(x.name).buffer for x in results]
-        steps, batch, hidden = states[0].shape[0] - 1, *states[0].shape[1:]
-        width = OPERATORS[name] * hidden
-        label = self._buffer_name(Def(f"{d.node}_product", (), d.dtype, "temp", ()))
-        self.layouts[label] = Layout.of(label, (batch, width), None, d.dtype, "temp", False)
-        ix = self.lowering.ix
-
-        def read(what: str, index: Sequence[Expr]) -> Expr:
-            if what == "product":
-                return Load(label, tuple(index), d.dtype)
-            value = call.args[what]
-            own = self.lowering.own_axes(value.shape)
-            load = value.at(own)
-            layout = self.layout(load.buffer)
-            place = layout.spread(ix, layout.flat(ix, load.index))
-            by = {a.axis: e for a, e in zip(own, index, strict=True) if isinstance(a, Index)}
-            return Load(layout.buffer.name, tuple(ix.substitute(e, by) for e in place), load.dtype)
-
-        for extent, axis in ((steps, "i0"), (batch, "i1"), (hidden, "j0")):
-            ix.extents.setdefault(axis, extent)
-        names = [b.name for b in states]
-        cell = cell_of(
-            name, read, (steps, batch, hidden), d.dtype, names, "bias" in call.args, (d.node,), d.node
-        )
-        weight = call.args["weight"]
-        axes = self.lowering.own_axes((hidden, width))
-        load = weight.at((axes[1], axes[0]))
-        assert isinstance(load, Load)
-        shape, strides, offset = self._strided(load.buffer, load, axes, (hidden, width))
-        operands = (
-            Operand(names[0], (batch, hidden), (hidden, 1), 0),
-            Operand(self.layout(load.buffer).buffer.name, shape, strides, offset),
-        )
-        repeated = LibraryCall(
-            f"lib_{d.node}", "aten::mm", operands, label, {}, cell.step, (d.node,), (), steps,
-            (batch * hidden, 0),
-        )  # fmt: skip
-        return [cell.first, repeated]
-
     def layouts_by_buffer(self) -> dict[str, Buffer]:
         return {x.buffer.name: x.buffer for x in self.layouts.values()}
-
-    def _call(self, fusion: Fusion, group: Group) -> LibraryCall:
-        first = fusion.defs[group.members[0]]
-        call = first.call
-        assert call is not None
-        operands: list[Operand] = []
-
-        def operand(value: Value) -> int:
-            axes = self.lowering.own_axes(value.shape)
-            load = value.at(axes)
-            assert isinstance(load, Load)
-            shape, strides, offset = self._strided(load.buffer, load, axes, value.shape)
-            operands.append(Operand(self.layout(load.buffer).buffer.name, shape, strides, offset))
-            return len(operands) - 1
-
-        attributes: dict[str, Any] = {}
-        parameters = tensor_parameters(call.op)
-        last = max((k for k, p in enumerate(parameters) if p in call.args), default=-1)
-        for k, p in enumerate(parameters):
-            value = call.args.get(p)
-            if isinstance(value, Value):
-                operand(value)
-            elif isinstance(value, (list, tuple)):
-                if k == last and all(isinstance(v, Value) for v in value):
-                    for v in value:
-                        operand(v)
-                else:
-                    attributes[p] = [None if v is None else {"operand": operand(v)} for v in value]
-            elif k < last or p in call.args:
-                attributes[p] = value  # None, or a number where the schema takes a tensor
-        for key, value in call.args.items():
-            if key not in parameters:
-                attributes[key] = f"torch.{value}" if "dtype" in key and isinstance(value, str) else value
-        results = [d for d in fusion.defs.values() if d.call is call]
-        count = max(d.result for d in results) + 1
-        names = ["" for _ in range(count)]
-        for d in results:
-            if d.name in self.memory:
-                names[d.result] = self.layout(d.name).buffer.name
-        several = count > 1
-        output = next(n for n in names if n)
-        return LibraryCall(
-            f"lib_{first.node}", call.op, tuple(operands), output, attributes, None, (first.node,),
-            tuple(names) if several else (),
-        )  # fmt: skip
-
-
-def tensor_parameters(op: str) -> tuple[str, ...]:
-    """Names of the parameters of a library operator that take tensors or lists of them, in order."""
-    import torch
-
-    packet, _, overload = op.removeprefix("aten::").partition(".")
-    schema = getattr(getattr(torch.ops.aten, packet), overload or "default")._schema
-    return tuple(a.name for a in schema.arguments if "Tensor" in str(a.type))
 
 
 _ROLES = ("input", "param", "constant", "temp", "output")

@@ -172,6 +172,17 @@ def test_what_a_generator_cannot_give_is_recorded_and_ends_the_search_when_it_go
     assert all(s.proposal.fault.startswith(fault) for s in steps if not s.proposal.candidate_id)
 
 
+def test_a_search_that_ends_for_want_of_proposals_says_why(bench: Any) -> None:
+    def script(context: Proposal) -> list[Candidate]:
+        if context.sequence % 3 == 1:
+            return []
+        raise RuntimeError("the model is asleep\nfor long")
+
+    result = bench.run(generator=Scripted(script), settings=settings(empties=5, budget=Budget()))
+    words = "the last 5 proposals gave no candidate (RuntimeError: the model is asleep)"
+    assert (result.stopped, result.reason) == ("exhausted", f"no kernel beat the baseline: {words}")
+
+
 def test_the_users_kernels_go_first_and_may_become_parents(bench: Any) -> None:
     seeds = (candidate([1, 1, 1, 1, 1], "given"), candidate([2, 2, 2, 2, 2], "given"))
     executor = FakeExecutor(

@@ -132,7 +132,9 @@ def test_a_run_is_begun_fed_read_and_finished(home: Path) -> None:
     speak(home, talk)
 
 
-def test_a_run_left_behind_is_resumable(home: Path) -> None:
+def test_a_run_left_behind_is_resumable(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def begin(ask: Ask) -> None:
         await ask("start_run", spec="spec.yaml", backend="toy", out="left")
         await ask("submit_candidate", run="left", files=FILES)
@@ -145,6 +147,11 @@ def test_a_run_left_behind_is_resumable(home: Path) -> None:
         await ask("finish_run", run="left")
 
     speak(home, begin)
+    monkeypatch.chdir(home)
+    assert kevolve(["resume", "left"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "an agent submits this run's candidates over MCP" in said
+    assert "start_run with this folder as `run` goes on" in said
     speak(home, go_on)
 
 

@@ -29,7 +29,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "branch": (_branches, "_local_scalar_dense"),
     "mask": (lambda x: x[x > 0], "nonzero"),
     "item": (lambda x: x * x.sum().item(), "_local_scalar_dense"),
-    "complex": (lambda x: torch.fft.fft(x).real, "_fft_r2c"),
+    "complex": (lambda x: torch.fft.fft(x), "complex64"),
 }
 
 

@@ -82,7 +82,7 @@ def lower(graph: Graph) -> Lowered:
         rule = TABLE.get(node.op)
         try:
             try:
-                if rule is None or _reads_empty(args):
+                if rule is None or _reads_empty(args) or _complex((node.type, args)):
                     raise DeclinedError
                 values[node.name] = rule(lowering, *args, **kwargs)
             except DeclinedError:
@@ -128,3 +128,10 @@ def _plain(value: Any) -> Any:
 def _reads_empty(args: tuple[Any, ...]) -> bool:
     """An argument without elements: left to the library, loops over nothing have no position to load."""
     return any(isinstance(a, Value) and 0 in a.shape for a in args)
+
+
+def _complex(value: Any) -> bool:
+    """Whether a complex tensor is among the arguments or results: those are the library's alone."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_complex, value))
+    return isinstance(value, (Value, TensorType)) and value.dtype.startswith("complex")

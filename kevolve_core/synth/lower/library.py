@@ -12,6 +12,9 @@ from kevolve_core.synth.lower.pointwise import const, op
 
 __all__ = ["opaque"]
 
+#: Views that only set a flag of the tensor -> the operator that computes: a buffer holds values, not flags.
+_COMPUTED = {"_conj": "_conj_physical", "_neg_view": "neg"}
+
 
 @lowers("mm.default", "bmm.default")
 def _mm(lowering: Lowering, a: Value, b: Value) -> Any:
@@ -76,6 +79,7 @@ def opaque(lowering: Lowering, node: Node, args: Sequence[Any], kwargs: dict[str
     if not node.op.startswith("aten."):
         raise lowering.unsupported("this operator has no lowering and is not in PyTorch's library")
     _, packet, overload = node.op.split(".")
+    packet = _COMPUTED.get(packet, packet)
     schema = getattr(getattr(torch.ops.aten, packet), overload)._schema
     if (
         schema.is_mutable

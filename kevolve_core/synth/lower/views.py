@@ -276,7 +276,7 @@ def _cat(lowering: Lowering, tensors: Sequence[Value], dim: int = 0) -> Value:
     shape = (*parts[0].shape[:d], total, *parts[0].shape[d + 1 :])
     ix = lowering.ix
     sources = [t if t.definition else lowering.materialised(t, f"part{k}") for k, t in enumerate(parts)]
-    for t in sources:  # appended to: inlined it would be taken apart again
+    for t in parts:  # appended to: inlined it would be taken apart again
         if t.definition and lowering.defs[t.definition].label == "cat":
             lowering.stored.add(t.definition)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from attrs import define, field, frozen
 
-from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
-from kevolve_core.languages.hostcode import call_text, literal, view_text
+from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
+from kevolve_core.languages.hostcode import call_text, literal, result_text, view_text
 from kevolve_core.languages.triton.render.nest import Kernel
 
 __all__ = ["Launch", "case_text", "constants_text"]
@@ -16,10 +15,13 @@ __all__ = ["Launch", "case_text", "constants_text"]
 
 @frozen
 class Launch:
-    """One step of a case: a library call, or the launch of a kernel whose buffers may be named otherwise."""
+    """One step of a case: a library call, the launch of a kernel whose buffers may be named otherwise, or a
+    call of the candidate's own ``function``, which takes the tensors of ``buffers`` and returns nothing."""
 
     kernel: Kernel | None = None
     call: LibraryCall | None = None
+    function: str = ""
+    buffers: tuple[str, ...] = ()
 
 
 def constants_text(programs: Sequence[Program], names: Mapping[str, str]) -> str:
@@ -78,7 +80,7 @@ class _Case:
                 self.lines.append(self._allocate(b, device))
         for launch in self.launches:
             self._launch(launch)
-        self.lines.append(f"return {self._result(p.structure)}")
+        self.lines.append(f"return {result_text(p.structure, self._leaf)}")
         body = "\n".join(f"    {line}" for line in self.lines)
         return f"def {function}({', '.join(self.names[b.name] for b in given)}):\n{body}\n"
 
@@ -87,6 +89,7 @@ class _Case:
         for launch in self.launches:
             if launch.kernel is not None:
                 found |= set(launch.kernel.buffers)
+            found |= set(launch.buffers)
             if launch.call is not None:
                 found |= {o.buffer for o in launch.call.operands} | {launch.call.output, *launch.call.outputs}
         return found
@@ -110,6 +113,8 @@ class _Case:
             arguments = [self.names[b] for b in kernel.buffers] + (["step"] if kernel.step else [])
             arguments += [f"{k}={v}" for k, v in {**kernel.constexprs, **kernel.options}.items()]
             lines.append(f"{kernel.name}[({kernel.grid},)]({', '.join(arguments)})")
+        if launch.function:
+            lines.append(f"{launch.function}({', '.join(self.names[b] for b in launch.buffers)})")
         if call is not None and call.repeat:
             lines = [f"for step in range({call.repeat}):", *(f"    {line}" for line in lines)]
         self.lines += lines
@@ -135,17 +140,6 @@ class _Case:
         stride = literal(self.program.buffers[call.output].stride)
         return [f"{self.names[call.output]} = _laid_out({text}, {stride})"]
 
-    def _result(self, structure: Any) -> str:
-        if isinstance(structure, bool) or structure is None:
-            return repr(structure)
-        if isinstance(structure, int):
-            return self._leaf(self.program.outputs[structure])
-        if isinstance(structure, Mapping):
-            return "{" + ", ".join(f"{k!r}: {self._result(v)}" for k, v in structure.items()) + "}"
-        inside = [self._result(v) for v in structure]
-        if isinstance(structure, list):
-            return f"[{', '.join(inside)}]"
-        return f"({', '.join(inside)}{',' if len(inside) == 1 else ''})"
-
-    def _leaf(self, ref: OutputRef) -> str:
+    def _leaf(self, number: int) -> str:
+        ref = self.program.outputs[number]
         return self._view(Operand(ref.buffer, ref.shape, ref.strides, ref.offset))

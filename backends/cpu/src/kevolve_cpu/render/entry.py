@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from attrs import define, field, frozen
 
-from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
+from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_core.languages.hostcode import call_text, dispatch_text, literal, view_text
+from kevolve_core.languages.hostcode import call_text, dispatch_text, literal, result_text, view_text
 from kevolve_cpu.render.library import row_operands
 from kevolve_cpu.render.printer import identifier
 
@@ -56,7 +55,7 @@ class _Case:
                 self.lines.append(self._allocate(b, self.names[b.name], b.shape))
         for launch in self.launches:
             self._launch(launch)
-        self.lines.append(f"return {self._result(p.structure)}")
+        self.lines.append(f"return {result_text(p.structure, self._leaf)}")
         body = "\n".join(f"    {line}" for line in self.lines)
         return f"def {function}({', '.join(arguments)}):\n{body}\n"
 
@@ -167,19 +166,8 @@ class _Case:
             f"    {self.module}.{launch.native}({', '.join([*pointers, 'first', 'last'])})",
         ]
 
-    def _result(self, structure: Any) -> str:
-        if isinstance(structure, bool) or structure is None:
-            return repr(structure)
-        if isinstance(structure, int):
-            return self._leaf(self.program.outputs[structure])
-        if isinstance(structure, Mapping):
-            return "{" + ", ".join(f"{k!r}: {self._result(v)}" for k, v in structure.items()) + "}"
-        inside = [self._result(v) for v in structure]
-        if isinstance(structure, list):
-            return f"[{', '.join(inside)}]"
-        return f"({', '.join(inside)}{',' if len(inside) == 1 else ''})"
-
-    def _leaf(self, ref: OutputRef) -> str:
+    def _leaf(self, number: int) -> str:
+        ref = self.program.outputs[number]
         return self._view(0, Operand(ref.buffer, ref.shape, ref.strides, ref.offset))
 
 

@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attrs import frozen
 
-from kevolve_core.cli.app import run
 from kevolve_core.spec import load_spec
-from tests.double import plugin as toy
+
+from .conftest import Kevolve
 
 PAGE = "---\ntitle: Xylophones\nsources: [a drawer]\n---\n" + "How to tune a xylophone for speed. " * 10
 
 
-@frozen
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Kevolve = Callable[..., Said]
-
-
-@pytest.fixture(scope="module")
-def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def kevolve(
-    tmp_path: Path, probes: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Kevolve:
-    """Runs a command line in a folder with the toy plugin and knowledge of its own."""
-    toy.write_files(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(probes))
+@pytest.fixture(autouse=True)
+def _own_knowledge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEVOLVE_KNOWLEDGE", str(tmp_path / "mine"))
     monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments: str) -> Said:
-        code = run(arguments)
-        captured = capfd.readouterr()
-        return Said(code, captured.out, captured.err)
-
-    return call
 
 
 def test_a_page_is_added_found_and_shown(kevolve: Kevolve, tmp_path: Path) -> None:
