@@ -46,7 +46,8 @@ class SynthGenerator:
         renderers: language -> renderer.
         schedule_space: tunables of a step on a device in a language.
         device: for what.
-        graph: how a case becomes a graph; tests and embedders may pass their own.
+        graph: how a case becomes a graph; tests and embedders may pass their own, for instance
+            ``partial(graph_of, without=["batch_norm_folding"])``.
 
     Raises (from `propose` and `programs`):
         CaptureError, SpecError: the reference cannot be captured.
@@ -322,6 +323,10 @@ class SynthGenerator:
             )
         return able
 
+    def _rewrites(self) -> str:
+        """Names of the graph's rewrites that changed any case."""
+        return ", ".join(dict.fromkeys(name for g in self._graphs.values() for name in g.rewrites))
+
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
         programs = [s.program for s in self._programs(genome.partition)]
         renderer = self._renderers[genome.language]
@@ -331,7 +336,7 @@ class SynthGenerator:
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
             libraries=tuple(sorted(candidate.libraries)),
-            origin=Origin(self.name, context.operator, {"move": note}),
+            origin=Origin(self.name, context.operator, {"move": note, "rewrites": self._rewrites()}),
         )
 
 
