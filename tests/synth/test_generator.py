@@ -226,3 +226,29 @@ def test_a_draft_with_experience_starts_from_it() -> None:
 def test_experience_of_another_generator_is_ignored() -> None:
     (made,) = propose(evolve(proposal(3), experience=({"generator": "other"},)))
     assert made.id == propose(proposal(3))[0].id
+
+
+@frozen
+class Choosy:
+    """A `Printer` that leaves every program to others."""
+
+    language: str = "other"
+
+    def supports(self, step: Step) -> str:
+        return Printer().supports(step)
+
+    def declines(self, programs: Sequence[Program]) -> str:
+        return f"{len(programs)} programs are another's"
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        return evolve(Printer().render(spec, programs, choices), language=self.language)
+
+
+def test_a_renderer_may_leave_a_program_to_another_language() -> None:
+    made = SynthGenerator(SPEC, {"other": Choosy(), "text": Printer()}, space, DEVICE)
+    assert made.default().language == "text"
+    with pytest.raises(UnsupportedError) as raised:
+        SynthGenerator(SPEC, {"other": Choosy()}, space, DEVICE).check()
+    assert raised.value.got == "other: 2 programs are another's"
