@@ -99,7 +99,7 @@ def draws(problem: Problem, kind: str) -> list[torch.Tensor]:
         if kind == "sparse":
             x *= torch.rand_like(x) < 0.01
         if kind == "large":
-            x *= 32 if problem.dtype == "float16" else 1024
+            x *= 8 if problem.dtype == "float16" else 1024  # sums of thousands of products stay finite
         found.append(x.to(getattr(torch, problem.dtype)))
     return found
 

@@ -252,3 +252,29 @@ def test_coarse_choices_are_for_the_relaxed_policy(policy: str, choices: set[str
     found = made.propose_now(evolve(proposal(9, "sample"), spec=spec), 20)
     genomes = [Genome.parsed(c.genome) for c in found]
     assert {p["precision"] for g in genomes if g is not None for p in g.steps.values()} == choices
+
+
+@frozen
+class Choosy:
+    """A `Printer` that leaves every program to others."""
+
+    language: str = "other"
+
+    def supports(self, step: Step) -> str:
+        return Printer().supports(step)
+
+    def declines(self, programs: Sequence[Program]) -> str:
+        return f"{len(programs)} programs are another's"
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        return evolve(Printer().render(spec, programs, choices), language=self.language)
+
+
+def test_a_renderer_may_leave_a_program_to_another_language() -> None:
+    made = SynthGenerator(SPEC, {"other": Choosy(), "text": Printer()}, space, DEVICE)
+    assert made.default().language == "text"
+    with pytest.raises(UnsupportedError) as raised:
+        SynthGenerator(SPEC, {"other": Choosy()}, space, DEVICE).check()
+    assert raised.value.got == "other: 2 programs are another's"
