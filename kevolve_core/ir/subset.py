@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from attrs import field, frozen
 
@@ -12,6 +12,10 @@ from kevolve_core.ir.expr import Const, Expr, Index, Load, Op, Var, walk
 from kevolve_core.ir.program import Let, LoopNest, Program, Reduce, Step, Store
 
 __all__ = ["Subset"]
+
+
+def _names(given: Iterable[str]) -> frozenset[str]:
+    return frozenset(given)
 
 
 @frozen
@@ -31,9 +35,9 @@ class Subset:
     """
 
     whose: str
-    operators: frozenset[str] = field(converter=frozenset)
-    combiners: frozenset[str] = field(converter=frozenset)
-    dtypes: frozenset[str] = field(converter=frozenset)
+    operators: frozenset[str] = field(converter=_names)
+    combiners: frozenset[str] = field(converter=_names)
+    dtypes: frozenset[str] = field(converter=_names)
     gathers: bool = False
 
     def require(self, program: Program, where: str) -> None:

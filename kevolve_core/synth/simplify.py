@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
+from kevolve_core.errors import ConfigError, suggest
 from kevolve_core.synth.algebra import batch_norm_folding, mean_of_convolution, sums_of_products
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, references, replace_refs
 
@@ -171,8 +172,19 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {
 
 
 def simplified(graph: Graph, without: Collection[str] = ()) -> Graph:
-    """``graph`` after every rewrite but those named in ``without``."""
+    """``graph`` after every rewrite but those named in ``without``; it notes which changed it.
+
+    Raises:
+        ConfigError: there is no rewrite of a name in ``without``.
+    """
+    for name in without:
+        if name not in REWRITES:
+            raise ConfigError("there is no such rewrite", got=name, mend=suggest(name, REWRITES))
+    applied: list[str] = []
     for name, rewrite in REWRITES.items():
         if name not in without:
-            graph = rewrite(graph)
-    return graph
+            changed = rewrite(graph)
+            if changed != graph:
+                applied.append(name)
+            graph = changed
+    return evolve(graph, rewrites=tuple(applied))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kevolve_core.errors import ConfigError
 from kevolve_core.synth.capture import capture
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.interpret import run_program
@@ -104,3 +105,12 @@ def test_a_rewrite_changes_no_result(name: str, off: bool) -> None:
     function, inputs, _ = CASES[name]
     program = synthesise(_graph(function, inputs, [name] if off else []), "case").program
     torch.testing.assert_close(run_program(program, inputs, {}), function(*inputs), rtol=2e-5, atol=2e-5)
+
+
+def test_a_graph_says_which_rewrites_changed_it() -> None:
+    assert "sums_of_products" in _graph(*CASES["sums_of_products"][:2]).rewrites
+
+
+def test_turning_off_an_unknown_rewrite_is_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'casts'"):
+        _graph(_reversed_sum, [torch.randn(3, 7)], ["cast"])

@@ -11,10 +11,12 @@ from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.scope import Scope, Text
 from kevolve_core.languages.triton.render.tiling import (
+    HELD_TILES,
     Pass,
     divisible,
     drift_pairs,
     expressions,
+    holdable,
     moment_pairs,
     online_pairs,
     passes_of,
@@ -38,12 +40,16 @@ class Walks:
     moments: dict[str, tuple[str, str]] = field(factory=dict)
     drifts: dict[str, str] = field(factory=dict)
     scans: dict[str, Scan] = field(factory=dict)
+    chunks: dict[int, tuple[Scope, Frame]] = field(factory=dict)
+    holds: bool = False
 
     def run(self) -> None:
         nest, tiling = self.printer.nest, self.printer.tiling
         self.scans = {s.name: s for s in nest.body if isinstance(s, Scan)}
         looped = tiling.combines and tiling.col_count > self.schedule.cols
-        if looped and self.schedule.online:
+        few = tiling.col_count <= HELD_TILES * self.schedule.cols
+        self.holds = looped and few and self.schedule.held and holdable(nest, tiling)
+        if looped and self.schedule.online and not self.holds:
             self.online = dict(online_pairs(nest))
             self.moments = dict(moment_pairs(nest))
             self.drifts = dict(drift_pairs(nest))
@@ -77,6 +83,9 @@ class Walks:
             for x in p.sinks:
                 self._single(x, self.body)
             return
+        if self.holds and cols == pr.tiling.cols and count:
+            self._walk_held(p, count, lanes)
+            return
         reverse = bool(needed) and self.scans[needed[0]].reverse
         if any(self.scans[n].reverse != reverse for n in needed):
             raise UnsupportedError("scans of both directions in one walk", where=f"nest {pr.nest.name}")
@@ -94,7 +103,7 @@ class Walks:
             if not count or count % s.cols:
                 mask = f"{col}_mask"
                 loop.lines.append(f"{mask} = {col} < {count}")
-        pr.frame = Frame(cols, col, mask)
+        pr.frame = Frame(cols, col, mask) if reverse or not count else Frame(cols, col, mask, "start", s.cols)
         ends: list[tuple[Statement, str]] = []
         for name in needed:
             self._scan_tile(self.scans[name], loop, self._carry(self.scans[name]))
@@ -107,6 +116,40 @@ class Walks:
         for x, running in ends:
             assert isinstance(x, Reduce)
             self._finish(x, running)
+        pr.frame = Frame()
+
+    def _walk_held(self, p: Pass, count: int, lanes: str) -> None:
+        """A walk without a loop, whose tiles stay where they are for the next one."""
+        pr, s = self.printer, self.schedule
+        sums: dict[str, tuple[Combiner, str]] = {}
+        for k in range(-(-count // s.cols)):
+            if k not in self.chunks:
+                scope = Scope(self.body, self.body.lines)
+                col = pr.variables.fresh("col")
+                scope.lines.append(f"{col} = {k * s.cols} + {lanes}")
+                mask = ""
+                if (k + 1) * s.cols > count:
+                    mask = f"{col}_mask"
+                    scope.lines.append(f"{mask} = {col} < {count}")
+                self.chunks[k] = scope, Frame(pr.tiling.cols, col, mask, str(k * s.cols), s.cols)
+            scope, pr.frame = self.chunks[k]
+            for x in p.sinks:
+                if isinstance(x, Store):
+                    pr.store(x, scope)
+                    continue
+                assert isinstance(x, Reduce)
+                combiner = combiner_of(x.combiner, x.dtype, self._kind(x), pr.helper)
+                value = self._value(x, combiner, scope)
+                if x.name in sums:
+                    running = sums[x.name][1]
+                    scope.lines.append(f"{running} = {combiner.join(running, value)}")
+                else:
+                    text = Text(value, combiner.dtype, frozenset("RC"), True)
+                    sums[x.name] = combiner, pr.named(scope, f"{x.name}_part", text).source
+        for x in p.sinks:
+            if isinstance(x, Reduce):
+                combiner, running = sums[x.name]
+                self._known(x, combiner.fold(running, self._axis), combiner.dtype)
         pr.frame = Frame()
 
     def _share(self, p: Pass, count: int) -> str:

@@ -33,12 +33,16 @@ from kevolve_core.ir import (
     walk,
 )  # fmt: skip
 
+HELD_TILES = 32  # tiles of a row that is held, at most, since each is printed; estimated
+
 __all__ = [
+    "HELD_TILES",
     "Pass",
     "Tiling",
     "divisible",
     "expressions",
     "drift_pairs",
+    "holdable",
     "moment_pairs",
     "online_pairs",
     "passes_of",
@@ -157,6 +161,20 @@ def divisible(p: Pass, nest: LoopNest) -> bool:
     stores = [s for s in nest.body if isinstance(s, Store)]
     plain = all(s.mode == "set" for s in stores) and not scans
     return bool(p.cols) and plain and all(isinstance(s, Store) for s in p.sinks)
+
+
+def holdable(nest: LoopNest, tiling: Tiling) -> bool:
+    """Whether a row's tiles can stay in registers from one walk to the next, and are worth it: there are
+    several walks over all columns, or so few columns (a window's) that they can be unrolled. No scan or
+    position may be carried along them."""
+    plain = not any(
+        isinstance(s, Scan) or (isinstance(s, Reduce) and s.combiner in ("argmax", "argmin"))
+        for s in nest.body
+    )
+    whole = tuple(a.name for a in tiling.cols)
+    if not (plain and tiling.combines):
+        return False
+    return tiling.col_count <= HELD_TILES or sum(p.cols == whole for p in passes_of(nest, tiling)) > 1
 
 
 def online_pairs(nest: LoopNest) -> Mapping[str, str]:
