@@ -52,7 +52,7 @@ class CudaRenderer:
             if isinstance(step, LibraryCall):
                 if step.repeat:
                     return "the CUDA renderer prints no recurrence"
-                call_text(step, lambda operand: operand.buffer)
+                call_text(step, lambda _, operand: operand.buffer)
             nest = step.epilogue if isinstance(step, LibraryCall) else step
             if nest is not None:
                 check_nest(nest)
