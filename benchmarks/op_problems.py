@@ -59,11 +59,12 @@ def _problem(name: str, family: str, expression: str, inputs: str) -> Problem:
     return Problem(name, family, spec)
 
 
-def problems() -> tuple[Problem, ...]:
-    """Every problem of ``op_problems.txt``, which has a family a section."""
+def problems(file: Path | None = None) -> tuple[Problem, ...]:
+    """Every problem of ``file`` (by default ``op_problems.txt``), which has a family a section."""
     out: list[Problem] = []
     family = ""
-    for line in Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines():
+    text = (file or Path(__file__).with_suffix(".txt")).read_text(encoding="utf-8")
+    for line in text.splitlines():
         if line.startswith("["):
             family = line.strip("[]")
         elif line and not line.startswith("#"):

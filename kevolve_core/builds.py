@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,37 @@ class BuildCache:
     root: Path
     max_bytes: int
     _published: int = field(default=0, init=False)
+
+    @classmethod
+    def of_user(cls, name: str, max_bytes: int = 4 << 30) -> BuildCache:
+        """``$XDG_CACHE_HOME/NAME`` or ``~/.cache/NAME`` (XDG Base Directory Specification)."""
+        base = os.environ.get("XDG_CACHE_HOME")
+        return cls((Path(base) if base else Path.home() / ".cache") / name, max_bytes)
+
+    def entry(
+        self, key: str, build: Callable[[Path], Mapping[str, Any] | None]
+    ) -> tuple[Path, Mapping[str, Any], bool]:
+        """The entry of ``key``, made by ``build`` where it is not there.
+
+        Args:
+            key: a hash of all that the result depends on.
+            build: writes the files into the folder it is given, and returns facts to keep with them (JSON
+                values).
+
+        Returns:
+            The entry's folder, its facts, and whether it was there.
+
+        Raises:
+            StoreError: the cache cannot be written. Whatever ``build`` raises, and then nothing is kept.
+        """
+        found = self.get(key)
+        if found is not None:
+            return found, self.facts(found), True
+        with self.building(key) as work:
+            if work is None:
+                return self.path(key), self.facts(self.path(key)), True
+            made = self.publish(key, work, build(work) or {})
+            return made, self.facts(made), False
 
     def path(self, key: str) -> Path:
         return self.root / "builds" / key[:2] / key
@@ -78,6 +109,17 @@ class BuildCache:
                 yield work
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+
+    def keep(self, key: str, files: Mapping[str, str]) -> tuple[Path, bool]:
+        """The entry of ``key``, made of ``files`` (name -> text) where it is not there, and whether it was:
+        for a compiler that works in memory."""
+
+        def build(folder: Path) -> None:
+            for name, text in files.items():
+                (folder / name).write_text(text, encoding="utf-8")
+
+        entry, _, cached = self.entry(key, build)
+        return entry, cached
 
     def publish(self, key: str, work: Path, facts: Mapping[str, Any]) -> Path:
         """Make the folder ``work`` the entry of ``key``; ``facts`` are kept with it."""

@@ -1,5 +1,9 @@
 """The interfaces between the core and plugins: Protocols only.
 
+Any class that has the methods is a `Backend`, a `Runner` and so on. One that names the Protocol as its base
+class is told at once which method it lacks, and need not write those for which "nothing" is a right answer:
+they have a body here.
+
 Parts of a `Backend` are created lazily and may import the vendor's libraries only then. A `Compiler` needs no
 device. A `Runner` lives in a worker process and supplies primitives; what judges (oracle, tolerance,
 statistics, rules) is the core's. See ``docs/architecture.md`` for the flow.
@@ -7,6 +11,7 @@ statistics, rules) is the core's. See ``docs/architecture.md`` for the flow.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
+from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile, Target, freeze
@@ -23,7 +29,7 @@ __all__ = [
     "API_VERSION", "Backend", "Baseline", "BackendRef", "CAPABILITIES", "Checked", "CodeGenerator",
     "Compiler",
     "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Preferring", "Profiler",
-    "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
+    "Proposal", "Renderer", "Runner", "SelectionPolicy", "Selective", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
@@ -116,6 +122,7 @@ class Checked(Protocol):
 class Compiler(Protocol):
     """Builds candidates. Thread-safe; several compiles may run at once."""
 
+    @abstractmethod
     def compile(self, candidate: Candidate, spec: KernelSpec, case: Case, target: Target) -> Artifact:
         """Build what ``candidate`` needs for ``case``, from the cache where its key is there.
 
@@ -131,9 +138,10 @@ class Runner(Protocol):
     """Device primitives, in a worker. Buffers are opaque to the core; a torch device uses tensors."""
 
     def open(self, workdir: Path) -> None:
-        """Acquire the device and warm the process (imports, pools). Called once, before candidate code."""
-        ...
+        """Acquire the device and warm the process (imports, pools). Called once, before candidate code. By
+        default there is nothing to acquire."""
 
+    @abstractmethod
     def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
         """Make the candidate callable: import its Python entry with its native files bound to the artifact's,
         or, for a language whose entry is no Python, open what the compiler built.
@@ -146,6 +154,7 @@ class Runner(Protocol):
         Raises whatever the candidate's import raises."""
         ...
 
+    @abstractmethod
     def upload(self, tensor: Any, *, guarded: bool = False) -> Any:
         """A device buffer holding a copy of a CPU tensor, same shape and strides, at a new address: a tensor
         where PyTorch knows the device, else an object of one type of the runner's own. Raises
@@ -154,45 +163,53 @@ class Runner(Protocol):
         """
         ...
 
+    @abstractmethod
     def download(self, buffer: Any) -> Any:
         """A CPU tensor with the content of a device buffer (may share memory)."""
         ...
 
     def to_device(self, module: Any) -> Any:
-        """Move an ``nn.Module``'s state to the device."""
-        ...
+        """Move an ``nn.Module``'s state to the device. By default it stays where it is: PyTorch does not know
+        the device."""
+        return module
 
+    @abstractmethod
     def synchronize(self) -> None:
         """Return when all work given to the device has ended."""
         ...
 
+    @abstractmethod
     def timestamp(self) -> Any:
         """A mark on the device's clock, after the work given so far."""
         ...
 
+    @abstractmethod
     def elapsed(self, start: Any, end: Any) -> float:
         """Seconds of the device's clock between two marks; after `synchronize`."""
         ...
 
+    @abstractmethod
     def flush_cache(self) -> None:
         """Evict caches by touching at least twice their size."""
         ...
 
+    @abstractmethod
     def poison(self, nbytes: int) -> None:
         """Fill about ``nbytes`` of free memory with NaN so that stale results are not found there."""
         ...
 
     def counters(self) -> Mapping[str, float]:
-        """Running totals of this process that explain time (page faults, CPU seconds, …); {} for none."""
-        ...
+        """Running totals of this process that explain time (page faults, CPU seconds, …); {} for none, which
+        is the default."""
+        return {}
 
     def foreign_activity(self) -> str:
-        """What runs beside the candidate that its language did not declare (threads, streams), or ""."""
-        ...
+        """What runs beside the candidate that its language did not declare (threads, streams), or "", which
+        is the default."""
+        return ""
 
     def reset(self) -> None:
-        """Forget the loaded candidate and free its memory."""
-        ...
+        """Forget the loaded candidate and free its memory. By default the runner keeps nothing of it."""
 
 
 @frozen
@@ -208,11 +225,13 @@ class Profiler(Protocol):
     """Explains a candidate's time. ``seconds`` is its median time on ``case``; ``counters`` are what the
     worker sampled around timed calls (hardware counters where readable)."""
 
+    @abstractmethod
     def floor(self, work: Work) -> float:
         """Seconds under which no correct kernel can stay: compulsory bytes over the measured bandwidth, plus
         the launch. Times well under it are not believed."""
         ...
 
+    @abstractmethod
     def profile(
         self,
         spec: KernelSpec,
@@ -233,16 +252,30 @@ class Renderer(Protocol):
     """
 
     @property
+    @abstractmethod
     def language(self) -> str: ...
 
+    @abstractmethod
     def supports(self, step: Step) -> str:
         """Empty when this renderer can print ``step``, else the reason it cannot."""
         ...
 
+    @abstractmethod
     def render(
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
     ) -> Candidate:
-        """A candidate covering every case. Raises UnsupportedError for what it cannot print."""
+        """A candidate covering every case; its ``libraries`` are the library calls that it makes (a choice
+        may be to make none). Raises UnsupportedError for what it cannot print."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """What a renderer may also have: programs that it could print and has nothing to add to, since another
+    language of the backend's gives the same."""
+
+    def declines(self, programs: Sequence[Program]) -> str:
+        """Why these should be left to other languages; empty where they should not."""
         ...
 
 
@@ -251,34 +284,53 @@ class Backend(Protocol):
     device."""
 
     @property
+    @abstractmethod
     def manifest(self) -> Manifest: ...
 
+    @abstractmethod
     def probe(self) -> Sequence[Device]:
         """Devices on this machine; never raises; called in a subprocess with a time limit."""
         ...
 
-    def renderers(self) -> Mapping[str, Renderer]: ...
+    def renderers(self) -> Mapping[str, Renderer]:
+        """Language -> what prints the loop IR in it; by default none does."""
+        return {}
 
+    @abstractmethod
     def compiler(self, device: Device) -> Compiler: ...
 
+    @abstractmethod
     def runner(self, device: Device) -> Runner: ...
 
-    def profiler(self, device: Device) -> Profiler | None: ...
+    def profiler(self, device: Device) -> Profiler | None:
+        """What explains times on ``device``; by default nothing does."""
+        return None
 
-    def baselines(self, spec: KernelSpec, device: Device) -> Sequence[Baseline]: ...
+    def baselines(self, spec: KernelSpec, device: Device) -> Sequence[Baseline]:
+        """What a kernel has to beat. By default nothing of the target's own: kernels are then held against
+        the unfused program."""
+        return ()
 
     def schedule_space(self, step: Step, device: Device, language: str) -> Space:
-        """Tunables of one step (a `LoopNest` or `LibraryCall`) in ``language``."""
-        ...
+        """Tunables of one step (a `LoopNest` or `LibraryCall`) in ``language``; by default there are none."""
+        return Space()
 
     def standalone_loader(self, language: str) -> str:
         """Python source that defines `load_native` for exported kernels of ``language``: it finds the text of
-        native files in the module's dict ``_SOURCES``, builds on first use and needs nothing of Kevolve."""
-        ...
+        native files in the module's dict ``_SOURCES``, builds on first use and needs nothing of Kevolve.
+
+        Raises:
+            UnsupportedError: kernels of ``language`` do not run without Kevolve, which is the default.
+        """
+        raise UnsupportedError(
+            f"kernels of language '{language}' do not run without Kevolve",
+            where=f"backend '{self.manifest.name}'",
+            mend="ship the bundle, or give the backend a `standalone_loader`",
+        )
 
     def knowledge(self) -> Iterable[Path]:
-        """Folders of knowledge pages."""
-        ...
+        """Folders of knowledge pages; by default there are none."""
+        return ()
 
 
 @frozen

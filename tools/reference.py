@@ -37,6 +37,15 @@ _PROTOCOLS = (
     "SelectionPolicy",
     "Executor",
 )
+_HELPERS = (
+    ("builds", "BuildCache"),
+    ("roofline", "Ceilings"),
+    ("roofline", "RooflineProfiler"),
+    ("ir", "Subset"),
+    ("ir", "linear"),
+    ("hosting", "HostedRunner"),
+    ("hosting", "host_plan"),
+)
 _CLASSES = ("Manifest", "Baseline", "Work", "Proposal", "EvaluationRequest")
 
 
@@ -70,6 +79,12 @@ def _hooks() -> str:
     ]
     for name in _PROTOCOLS:
         parts += [f"### `{name}`", _prose(getattr(interfaces, name)), *_members(name)]
+    parts += [
+        "## Helpers",
+        "What several backends share. Nothing obliges you to use it, and the compatibility policy covers it.",
+    ]
+    for module, name in _HELPERS:
+        parts += [f"### `{module}.{name}`", _prose(getattr(import_module(f"kevolve_core.{module}"), name))]
     parts += ["## What they exchange"]
     for name in _CLASSES:
         parts += [f"### `{name}`", _prose(getattr(interfaces, name))]

@@ -364,10 +364,10 @@ class Session:
             worker.kill()
         self._workers.clear()
         self._oracle = self._baselines = None
-        for inputs in self._kept.values():
+        for inputs in list(self._kept.values()):  # another thread may still draw
             inputs.close()
         self._kept.clear()
-        for _, fd in self._states.values():
+        for _, fd in list(self._states.values()):
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._states.clear()

@@ -15,6 +15,7 @@ from kevolve_core.ir.expr import (
     vars_of,
     walk,
 )  # fmt: skip
+from kevolve_core.ir.linear import Instruction, linear
 from kevolve_core.ir.program import (
     COMBINERS,
     Axis,
@@ -34,10 +35,11 @@ from kevolve_core.ir.program import (
     Store,
     itemsize,
 )
+from kevolve_core.ir.subset import Subset
 
 __all__ = [
-    "COMBINERS", "OPS", "Affine", "Axis", "Buffer", "Const", "Contract", "Expr", "Index", "Let",
-    "LibraryCall", "Load", "LoopNest", "Op", "Operand", "OutputRef", "Program", "Reduce", "Scan",
-    "Search", "Statement", "Step", "Store", "Var", "address", "affine", "axes_of", "children",
-    "itemsize", "loads_of", "vars_of", "walk",
+    "COMBINERS", "OPS", "Affine", "Axis", "Buffer", "Const", "Contract", "Expr", "Index", "Instruction",
+    "Let", "LibraryCall", "Load", "LoopNest", "Op", "Operand", "OutputRef", "Program", "Reduce", "Scan",
+    "Search", "Statement", "Step", "Store", "Subset", "Var", "address", "affine", "axes_of", "children",
+    "itemsize", "linear", "loads_of", "vars_of", "walk",
 ]  # fmt: skip

@@ -137,7 +137,7 @@ def toolchain(subject: Subject) -> None:
         "candidate": to_plain(subject.probes.copy),
     }
     with tempfile.TemporaryDirectory(prefix="kevolve-check-") as home:
-        ended = run_child(_PROGRAM, request, 60.0, bare_environment(home))
+        ended = run_child(_PROGRAM, request, 300.0, bare_environment(home))
     if ended.fault:
         raise fail(
             "compile to raise ToolchainMissingError (or to work) with an empty PATH",
@@ -200,7 +200,7 @@ def fingerprint(subject: Subject) -> None:
         "spec": to_plain(spec),
         "candidate": to_plain(p.copy),
     }
-    ended = run_child(_PROGRAM, request, 60.0)
+    ended = run_child(_PROGRAM, request, 300.0)
     elsewhere = ended.answer["key"] or ended.answer["error"] if ended.answer else ended.fault
     for got, whose in ((again, "a second compile"), (elsewhere, "another process")):
         if got != first:

@@ -29,7 +29,7 @@ from kevolve_core.testing.probes import PROBE_SYMBOL, ProbeKernels, SuppliesProb
 __all__ = ["Subject", "find_expectations", "reference_of", "subject_of"]
 
 #: Seconds within which a good probe's call must end, and after which an endless one is stopped (estimated).
-PATIENCE = 5.0
+PATIENCE = 10.0
 
 _COPY_SOURCE = f"def {PROBE_SYMBOL}(x):\n    return x.clone()\n"
 

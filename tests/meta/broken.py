@@ -16,27 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from kevolve_toy.compiler import ToyCompiler, assemble
-from kevolve_toy.plugin import MANIFEST, ToyBackend, ToyProfiler
+from kevolve_toy.language import assemble
+from kevolve_toy.plugin import CEILINGS, MANIFEST, ToyBackend, ToyCompiler
 
 from kevolve_core.errors import CompileError
 from kevolve_core.interfaces import Baseline, Compiler, Manifest, Profiler, Renderer, Runner, Work
 from kevolve_core.ir import Step
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Artifact, Candidate, Device, Profile, Target, content_hash
+from kevolve_core.model import Artifact, Candidate, Device, Evidence, Profile, Target, content_hash
 from kevolve_core.registry import Registry, hookimpl
+from kevolve_core.roofline import RooflineProfiler
 from kevolve_core.space import Constraint, Parameter, Space
 
 
 class Plugin:
     """Registers one backend class under the toy's name."""
 
-    def __init__(self, make: Callable[[Mapping[str, Any]], Any], manifest: Manifest = MANIFEST) -> None:
+    def __init__(self, make: Callable[[], Any], manifest: Manifest = MANIFEST) -> None:
         self._make, self._manifest = make, manifest
 
     @hookimpl
     def kevolve_register(self, registry: Registry) -> None:
-        registry.add_backend(self._manifest, self._make)
+        registry.add_backend(self._manifest, lambda _: self._make())
 
 
 # --- probing
@@ -112,7 +113,7 @@ class NobodysBaseline(ToyBackend):
 
 class BoundLoader(ToyBackend):
     def standalone_loader(self, language: str) -> str:
-        return "from kevolve_toy import runner\n\ndef load_native(file, functions):\n    return runner\n"
+        return "from kevolve_toy import machine\n\ndef load_native(file, functions):\n    return machine\n"
 
 
 class NoProbes(ToyBackend):
@@ -146,7 +147,7 @@ bare_pages = Plugin(BarePages)
 def _compiled_by(compiler: type[ToyCompiler]) -> Plugin:
     class Backend(ToyBackend):
         def compiler(self, device: Device) -> Compiler:
-            return compiler(self.cache)
+            return compiler()
 
     return Plugin(Backend)
 
@@ -206,8 +207,8 @@ class NeverCaches(ToyCompiler):
 
 class SharedScratch(ToyCompiler):
     def compile(self, candidate: Candidate, spec: KernelSpec, case: Case, target: Target) -> Artifact:
-        scratch = self.cache / "scratch.json"
-        self.cache.mkdir(parents=True, exist_ok=True)
+        scratch = self.cache.root / "scratch.json"
+        self.cache.root.mkdir(parents=True, exist_ok=True)
         scratch.write_text(str(assemble(candidate.files[candidate.entry], case.name)))
         time.sleep(0.2)
         scratch.unlink()
@@ -296,21 +297,21 @@ halves_its_counters = _run_by("HalvesItsCounters")
 # -------------------------------------------------------------------------------------------------
 
 
-def _profiled_by(profiler: type[ToyProfiler]) -> Plugin:
+def _profiled_by(profiler: type[RooflineProfiler]) -> Plugin:
     class Backend(ToyBackend):
         def profiler(self, device: Device) -> Profiler | None:
-            return profiler()
+            return profiler(CEILINGS, Evidence.SIMULATED)
 
     return Plugin(Backend)
 
 
-class InventsCounters(ToyProfiler):
+class InventsCounters(RooflineProfiler):
     def profile(self, *arguments: Any) -> Profile:
         made = super().profile(*arguments)
         return attrs.evolve(made, counters={"bytes_read": 1e6, **made.counters})
 
 
-class RandomCounters(ToyProfiler):
+class RandomCounters(RooflineProfiler):
     _calls = itertools.count()
 
     def profile(self, *arguments: Any) -> Profile:
@@ -318,14 +319,14 @@ class RandomCounters(ToyProfiler):
         return attrs.evolve(made, counters={**made.counters, "cache_hit_rate": float(next(self._calls))})
 
 
-class FlatteringRoofline(ToyProfiler):
+class FlatteringRoofline(RooflineProfiler):
     def profile(self, *arguments: Any) -> Profile:
         made = super().profile(*arguments)
         assert made.roofline is not None
         return attrs.evolve(made, roofline=attrs.evolve(made.roofline, fraction=0.97))
 
 
-class HighFloor(ToyProfiler):
+class HighFloor(RooflineProfiler):
     def floor(self, work: Work) -> float:
         return 3 * super().floor(work)
 

@@ -15,10 +15,11 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from kevolve_toy.language import ToyRenderer
 from kevolve_toy.machine import DTYPES, MEMORY, run
-from kevolve_toy.renderer import ToyRenderer
-from kevolve_toy.runner import ToyBuffer, ToyRunner
+from kevolve_toy.plugin import ToyRunner
 
+from kevolve_core.hosting import DeviceArray
 from kevolve_core.ir import Program, Step
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate
@@ -26,7 +27,7 @@ from kevolve_core.space import Point
 
 LEFT = "kevolve-broken-backend-left-this"
 _calls = itertools.count()
-_leaked: list[ToyBuffer] = []
+_leaked: list[DeviceArray] = []
 
 
 class CountingRenderer(ToyRenderer):
@@ -36,7 +37,7 @@ class CountingRenderer(ToyRenderer):
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
     ) -> Candidate:
         made = super().render(spec, programs, choices)
-        text = made.files["kernel.toy"] + f'["case", "unused_{next(_calls)}"]\n'
+        text = made.files["kernel.toy"] + f'["case", "unused_{next(_calls)}", "", null]\n'
         return attrs.evolve(made, files={"kernel.toy": text})
 
 
@@ -67,26 +68,26 @@ class TailDroppingRenderer(ToyRenderer):
 class AliasingUpload(ToyRunner):
     """A buffer is the tensor's own memory."""
 
-    def upload(self, tensor: Any, *, guarded: bool = False) -> ToyBuffer:
+    def upload(self, tensor: Any, *, guarded: bool = False) -> DeviceArray:
         buffer = super().upload(tensor, guarded=guarded)
         if tensor.numel():
-            buffer.flat = tensor.detach().as_strided((buffer.flat.size,), (1,)).numpy()
+            buffer.memory = tensor.detach().as_strided((buffer.memory.size,), (1,)).numpy()
         return buffer
 
 
 class NarrowingDownload(ToyRunner):
     """Every number comes back as float32."""
 
-    def download(self, buffer: ToyBuffer) -> Any:
+    def download(self, buffer: DeviceArray) -> Any:
         return super().download(buffer).to(torch.float32)
 
 
 class LossyCopy(ToyRunner):
     """Stores pass through half precision."""
 
-    def launch(self, kernel: dict[str, Any], memory: dict[str, Any]) -> None:
+    def launch(self, kernel: list[Any], memory: Mapping[str, Any]) -> None:
         super().launch(kernel, memory)
-        for name, *_ in (line[1:] for line in kernel["code"] if line[0] == "st"):
+        for name, *_ in (line[1:] for line in kernel[3:] if line[0] == "st"):
             memory[name][:] = memory[name].astype(np.float16)
 
 
@@ -127,11 +128,11 @@ class MissingSynchronise(ToyRunner):
         super().__init__()
         self._queue: list[Callable[[], None]] = []
 
-    def launch(self, kernel: dict[str, Any], memory: dict[str, Any]) -> None:
+    def launch(self, kernel: list[Any], memory: Mapping[str, Any]) -> None:
         self.totals["cycles"] += 100  # handing the work over
         self._queue.append(lambda: super(MissingSynchronise, self).launch(kernel, memory))
 
-    def download(self, buffer: ToyBuffer) -> Any:
+    def download(self, buffer: DeviceArray) -> Any:
         while self._queue:
             self._queue.pop(0)()
         return super().download(buffer)
@@ -147,7 +148,7 @@ class CountsTheHost(ToyRunner):
 class FallsBackOnHost(ToyRunner):
     """A kernel that faults is computed on the host instead."""
 
-    def launch(self, kernel: dict[str, Any], memory: dict[str, Any]) -> None:
+    def launch(self, kernel: list[Any], memory: Mapping[str, Any]) -> None:
         try:
             super().launch(kernel, memory)
         except RuntimeError:
@@ -158,7 +159,7 @@ class FallsBackOnHost(ToyRunner):
 class GivesUpWaiting(ToyRunner):
     """A kernel that takes too long is taken to have ended."""
 
-    def launch(self, kernel: dict[str, Any], memory: dict[str, Any]) -> None:
+    def launch(self, kernel: list[Any], memory: Mapping[str, Any]) -> None:
         def work() -> None:
             self.totals.update(run(kernel, memory))
 
@@ -178,7 +179,7 @@ class ClipsAllocations(ToyRunner):
 class LeaksBuffers(ToyRunner):
     """Remembers every buffer."""
 
-    def upload(self, tensor: Any, *, guarded: bool = False) -> ToyBuffer:
+    def upload(self, tensor: Any, *, guarded: bool = False) -> DeviceArray:
         _leaked.append(super().upload(tensor, guarded=guarded))
         return _leaked[-1]
 

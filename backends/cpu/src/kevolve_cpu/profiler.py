@@ -9,6 +9,7 @@ from attrs import frozen
 from kevolve_core.interfaces import Work
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Artifact, Device, Evidence, Profile, Roofline
+from kevolve_core.roofline import Ceilings, bottleneck
 from kevolve_cpu.peaks import Peaks, measure_peaks
 from kevolve_cpu.settings import Settings
 
@@ -19,7 +20,6 @@ _BUSY = (
     0.45  # share of the time that a resource at its measured ceiling would need, to be called the bottleneck
 )
 _NEAR = 0.75  # at this share little is left to win
-_TIE = 1.5  # memory and compute shares within this factor: balanced
 _LAUNCH = 0.3  # share of the time that goes into calling
 
 
@@ -32,8 +32,7 @@ class CpuProfiler:
 
     def floor(self, work: Work) -> float:
         """Compulsory bytes at the best memory rate measured on this host, plus an empty call."""
-        peaks = measure_peaks(self.device, self.settings)
-        return work.bytes / peaks.peak_bytes_per_s + peaks.call_seconds
+        return ceilings(measure_peaks(self.device, self.settings)).floor(work)
 
     def profile(
         self,
@@ -51,16 +50,15 @@ class CpuProfiler:
         return explain(work, seconds, peaks, counters, artifact.diagnostics)
 
 
+def ceilings(peaks: Peaks) -> Ceilings:
+    """The roofline's view of what was measured."""
+    return Ceilings(peaks.peak_bytes_per_s, peaks.fma_float32_flops_per_s, peaks.call_seconds)
+
+
 def classify(work: Work, seconds: float, peaks: Peaks) -> str:
     """``memory``, ``compute``, ``balanced`` (both), or ``latency`` (neither is near its ceiling)."""
-    memory = work.bytes / peaks.peak_bytes_per_s / seconds
-    compute = work.flops / peaks.fma_float32_flops_per_s / seconds
-    launch = peaks.call_seconds / seconds
-    if launch >= _LAUNCH or max(memory, compute) < _BUSY:
-        return "latency"
-    if min(memory, compute) * _TIE >= max(memory, compute):
-        return "balanced"
-    return "memory" if memory > compute else "compute"
+    memory, compute, launch = ceilings(peaks).shares(work, seconds).values()
+    return bottleneck(memory, compute, launch, _BUSY)
 
 
 def explain(
@@ -69,35 +67,24 @@ def explain(
     """The profile of a call: pure in its arguments."""
     if seconds <= 0:
         return Profile(evidence=Evidence.MEASURED, counters=counters, hints=("no time was measured",))
-    bound = max(work.bytes / peaks.peak_bytes_per_s, work.flops / peaks.fma_float32_flops_per_s)
-    bound = max(bound, peaks.call_seconds)
-    roofline = Roofline(
-        bytes=work.bytes,
-        flops=work.flops,
-        peak_bytes_per_s=peaks.peak_bytes_per_s,
-        peak_flops_per_s=peaks.fma_float32_flops_per_s,
-        bound_seconds=bound,
-        fraction=bound / seconds,
-    )
+    roofline = ceilings(peaks).roofline(work, seconds)
     shown = dict(counters)
     shown |= {
         "seconds": seconds,
         "achieved_gb_per_s": work.bytes / seconds / 1e9,
         "achieved_gflop_per_s": work.flops / seconds / 1e9,
-        "memory_fraction": work.bytes / seconds / peaks.peak_bytes_per_s,
-        "compute_fraction": work.flops / seconds / peaks.fma_float32_flops_per_s,
-        "launch_fraction": peaks.call_seconds / seconds,
+        **ceilings(peaks).shares(work, seconds),
     }
     if counters.get("cycles") and "instructions" in counters:
         shown["instructions_per_cycle"] = counters["instructions"] / counters["cycles"]
     if "cpu_seconds" in counters:
         shown["busy_threads"] = counters["cpu_seconds"] / seconds
-    bottleneck = classify(work, seconds, peaks)
+    found = classify(work, seconds, peaks)
     hints = (
-        *_class_hints(bottleneck, roofline, shown, peaks, work),
+        *_class_hints(found, roofline, shown, peaks, work),
         *_counter_hints(shown, peaks, diagnostics),
     )
-    return Profile(Evidence.MEASURED, shown, roofline, bottleneck, hints)
+    return Profile(Evidence.MEASURED, shown, roofline, found, hints)
 
 
 def _class_hints(
@@ -134,7 +121,7 @@ def _class_hints(
     if bottleneck == "balanced":
         return (f"memory and compute are both busy ({rate}, {flops}): overlap them, fewer passes help both",)
     what = f"{rate}, {flops}"
-    share = f" ({work.library_flops / work.flops:.0%} in library calls)" if work.library_flops else ""
+    share = f" ({work.library_flops / work.flops:.0%} in products)" if work.library_flops else ""
     return (
         f"neither memory nor compute is near its ceiling ({what}){share}: look for scalar or gathered loads, "
         "long dependency chains, several passes over the data, divisions, transcendental functions or idle "

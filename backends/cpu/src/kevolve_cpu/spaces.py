@@ -29,15 +29,18 @@ from kevolve_core.space import Constraint, Parameter, Space
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
+from kevolve_cpu.render.online import Online, online_of, reuses_exponentials
+from kevolve_cpu.render.product import Blocks, multiplies, sizes
 from kevolve_cpu.render.tidy import CHEAP, consumed, expressions, uses
 
-__all__ = ["resolve", "schedule_space"]
+__all__ = ["product_blocks", "resolve", "schedule_space"]
 
 _TILES = (0, 64, 256, 1024, 4096, 16384, 65536)
 _SMALL = 32768  # points below which starting threads costs more than it gives (about 5 µs); estimated
 _COLUMNS = 1024  # of a tile over rows: whole pages of float32; narrower ones were no faster
 _KEPT_BYTES = 1 << 20  # half the L2 cache of current server CPUs: beyond, computing again is no slower
 _LEAST_LANES = 7  # points of an axis below which most lanes of a vector along it would idle; estimated
+_BLOCK = 1024  # elements that stay in the L1 cache between two readings; 4096 were no faster
 _LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
 
 
@@ -153,11 +156,26 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     parameters.append(Parameter("threads", (0, *sorted({1, max(1, cores // 2)} - {cores})), 0))
     statements = [s for s in nest.body if isinstance(s, (Reduce, Store))]
     if inner and len(statements) > 1:
+        pair = online_of(nest)
+        block = _online_block(nest, pair, axes, inner)
+        online = block > 0 and best != "inner" and default_axis == (pair.top.axes[0] if pair else "")
         parameters += [
             Parameter("fuse", (True, False), True),
-            Parameter("keep", (False, True), _worth_keeping(nest, inner, default_axis)),
-            Parameter("prefetch", ("none", "last", "heavy"), "heavy"),
+            Parameter("keep", (False, True), not online and _worth_keeping(nest, inner, default_axis)),
+            Parameter("prefetch", ("none", "last", "heavy", "far"), "far" if online else "heavy"),
         ]
+        if pair is not None and pair.top.axes[0] in axes:
+            axis = pair.top.axes[0]
+            parameters.append(Parameter("online", (0, _BLOCK, 4 * _BLOCK), block if online else 0))
+            constraints.append(
+                Constraint(
+                    "one pass for a maximum and a sum keeps nothing and is not split among threads",
+                    lambda p: (
+                        p["online"] == 0
+                        or (p["vector_axis"] == axis and not p["keep"] and p["parallel"] != "inner")
+                    ),
+                )
+            )
     if any(isinstance(s, Store) and s.mode == "set" for s in nest.body):
         parameters.append(Parameter("stream", (False, True), _points(nest) >= 1 << 22))
     if any(isinstance(s, Search) for s in nest.body):
@@ -174,6 +192,15 @@ def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[
     if not axes:
         parameters = [Parameter("unroll", (1,), 1) if p.name == "unroll" else p for p in parameters]
     return parameters, constraints
+
+
+def _online_block(nest: LoopNest, pair: Online | None, axes: tuple[str, ...], inner: list[str]) -> int:
+    """Elements a block of a maximum and a sum of exponentials in one pass, 0 where two are better: a short
+    row stays in the cache, and where the exponentials are needed again, keeping them is better."""
+    if pair is None or pair.top.axes[0] not in axes or nest.extent(pair.top.axes[0]) <= 2 * _BLOCK:
+        return 0
+    fits = 4 * math.prod(nest.extent(a) for a in inner) <= _KEPT_BYTES
+    return 0 if fits and reuses_exponentials(nest, pair) else _BLOCK
 
 
 def _worth_keeping(nest: LoopNest, inner: list[str], axis: str) -> bool:
@@ -200,7 +227,48 @@ def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> 
         parameters, constraints = _nest_parameters(nest, cores)
     if isinstance(step, LibraryCall) and tileable(step):
         parameters.insert(0, Parameter("tile_rows", (0, 64, 128, 256, 512, 1024, 2048), 0))
+    if isinstance(step, LibraryCall) and not multiplies(step):
+        more, legal = _product_parameters(step, cores, int(facts.get("vector_bytes", 64)))
+        parameters = [*more, *parameters]
+        constraints += legal
     return Space(tuple(parameters), tuple(constraints))
+
+
+def _product_parameters(
+    call: LibraryCall, cores: int, vector_bytes: int
+) -> tuple[list[Parameter], list[Constraint]]:
+    """Tunables of a product: the library's, or generated in blocks. Either ignores the other's tunables: were
+    they tied to their defaults, a uniform draw would nearly never be the library's."""
+    batch, rows, _, _ = sizes(call)
+    sums = 24 if vector_bytes == 64 else 12  # vectors of sums that leave room among 32 or 16 registers
+    tasks = (48, 96, 192, 384)
+    enough = [t for t in tasks if batch > 1 or -(-rows // t) >= cores]
+    blocks = [
+        Parameter("product_lanes", (4, 8, 16), min(16, max(4, vector_bytes // 4))),
+        Parameter("product_rows", (4, 6, 8, 12), sums // 2),
+        Parameter("product_vectors", (2, 3), 2),
+        Parameter("product_depth", (192, 256, 384), 384),
+        Parameter("product_task", tasks, enough[-1] if enough else tasks[0]),
+    ]
+    constraints = [
+        Constraint(
+            "the sums of a block fit the registers",
+            lambda p: (
+                p["product_rows"] * p["product_vectors"] <= sums and 4 * p["product_lanes"] <= vector_bytes
+            ),
+        ),
+    ]
+    return [Parameter("product", ("library", "generated"), "library"), *blocks], constraints
+
+
+def product_blocks(step: LibraryCall, point: Mapping[str, Any]) -> Blocks | None:
+    """How the product of ``step`` is cut where ``point`` (perhaps of another case) says that it is
+    generated."""
+    if point.get("product") != "generated" or multiplies(step):
+        return None
+    more, _ = _product_parameters(step, 2, 64)
+    chosen = {p.name: point[p.name] if point.get(p.name) in p.choices else p.default for p in more}
+    return Blocks(**{name.removeprefix("product_"): n for name, n in chosen.items() if name != "product"})
 
 
 def resolve(nest: LoopNest, point: Mapping[str, Any]) -> Schedule:

@@ -9,7 +9,8 @@ from attrs import frozen
 
 from kevolve_core.interfaces import Work
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Artifact, Device, Evidence, Profile, Roofline
+from kevolve_core.model import Artifact, Device, Evidence, Profile
+from kevolve_core.roofline import Ceilings, bottleneck
 from kevolve_nvidia.ncu import Readings, read_counters
 from kevolve_nvidia.peaks import Peaks, measure_peaks
 from kevolve_nvidia.settings import Settings
@@ -17,9 +18,7 @@ from kevolve_nvidia.settings import Settings
 __all__ = ["NvidiaProfiler", "explain", "matmul_peak"]
 
 # Limits of the classes; all `estimated`.
-_BUSY = 0.5  # share of a ceiling from which on a resource is called the bottleneck
 _NEAR = 0.85  # at this share little is left to win
-_TIE = 1.5  # memory and compute shares within this factor: balanced
 _LAUNCH = 0.3  # share of the time that an empty launch takes
 _LOW_OCCUPANCY = 0.4
 _STALLED = 2.0  # warps that wait for one reason while another issues
@@ -80,31 +79,20 @@ def explain(
     """The profile of a call: pure in its arguments."""
     if seconds <= 0:
         return Profile(evidence=Evidence.MEASURED, counters=counters, hints=("no time was measured",))
-    memory_s, compute_s = work.bytes / peaks.peak_bytes_per_s, work.flops / flops_per_s
-    bound = max(memory_s, compute_s, peaks.launch_seconds)
-    roofline = Roofline(
-        bytes=work.bytes,
-        flops=work.flops,
-        peak_bytes_per_s=peaks.peak_bytes_per_s,
-        peak_flops_per_s=flops_per_s,
-        bound_seconds=bound,
-        fraction=bound / seconds,
-    )
+    ceilings = Ceilings(peaks.peak_bytes_per_s, flops_per_s, peaks.launch_seconds)
     shown = {
         **counters,
         "seconds": seconds,
         "achieved_gb_per_s": work.bytes / seconds / 1e9,
         "achieved_tflop_per_s": work.flops / seconds / 1e12,
-        "memory_fraction": memory_s / seconds,
-        "compute_fraction": compute_s / seconds,
-        "launch_fraction": peaks.launch_seconds / seconds,
+        **ceilings.shares(work, seconds),
         **{k: float(facts[k]) for k in ("registers", "spill_bytes", "shared_bytes") if k in facts},
         **({"theoretical_occupancy": float(facts["occupancy"])} if "occupancy" in facts else {}),
         **readings.values,
     }
-    bottleneck = _bottleneck(shown)
-    hints = (*_class_hints(bottleneck, shown, peaks, flops_per_s), *_detail_hints(shown, facts, readings))
-    return Profile(Evidence.MEASURED, shown, roofline, bottleneck, hints)
+    found = _bottleneck(shown)
+    hints = (*_class_hints(found, shown, peaks, flops_per_s), *_detail_hints(shown, facts, readings))
+    return Profile(Evidence.MEASURED, shown, ceilings.roofline(work, seconds), found, hints)
 
 
 def _bottleneck(shown: Mapping[str, float]) -> str:
@@ -114,11 +102,7 @@ def _bottleneck(shown: Mapping[str, float]) -> str:
     compute = max(
         shown["compute_fraction"], shown.get("tensor_throughput", 0.0), shown.get("sm_throughput", 0.0)
     )
-    if shown["launch_fraction"] >= _LAUNCH or max(memory, compute) < _BUSY:
-        return "latency"
-    if min(memory, compute) * _TIE >= max(memory, compute):
-        return "balanced"
-    return "memory" if memory > compute else "compute"
+    return bottleneck(memory, compute, shown["launch_fraction"])
 
 
 def _class_hints(

@@ -67,7 +67,6 @@ class FarmBackend(ToyBackend):
     manifest = MANIFEST
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        super().__init__(options)
         self.queue_seconds = float(options.get("queue_seconds", QUEUE_SECONDS))
 
     def probe(self) -> Sequence[Device]:

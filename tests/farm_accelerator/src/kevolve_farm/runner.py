@@ -4,10 +4,11 @@ stands."""
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kevolve_toy.runner import ToyRunner
+from kevolve_toy.plugin import ToyRunner
 
 from kevolve_core.model import Artifact
 from kevolve_farm.plugin import checkout
@@ -27,6 +28,6 @@ class FarmRunner(ToyRunner):
         checkout("load")  # by now the worker is confined: this is what the grant opens
         return super().load(artifact, candidate_dir)
 
-    def launch(self, kernel: dict[str, Any], memory: dict[str, Any]) -> None:
+    def launch(self, kernel: list[Any], memory: Mapping[str, Any]) -> None:
         time.sleep(self._queue_seconds)
         super().launch(kernel, memory)

@@ -1,7 +1,7 @@
 """The machine, all invented: instructions on whole loops, an interpreter (NumPy) and a cycle model.
 
 A register holds a value at every point of the loops it depends on: its shape is the loops' extents, with 1
-where it does not. One JSON list an instruction, addresses in elements, a stride a loop:
+where it does not. An instruction is a JSON list; addresses are in elements, with a stride a loop:
 
     ["ld", R, BUFFER, OFFSET, STRIDES]    ["st", BUFFER, OFFSET, STRIDES, R]    ["imm", R, VALUE, DTYPE]
     ["red", R, COMBINER, A, LOOPS, ACCUMULATE, DTYPE]    ["jmp", LINE]    [one of ALU, R, DTYPE, A, …]
@@ -16,15 +16,13 @@ import numpy as np
 
 LAUNCH, ISSUE, LANES, BYTES, FREQUENCY = 2000, 16, 64, 64, 1e9  # cycles, cycles, a cycle, a cycle, Hz
 SCRATCHPAD, MEMORY = 1 << 18, 256 << 20  # bytes
-DTYPES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4}
-COMBINERS = {"sum": np.sum, "max": np.max, "min": np.min}
+DTYPES = {"float32": 4, "float16": 2, "int64": 8}
+COMBINERS = {"sum": np.sum, "max": np.max}
 ALU: dict[str, Any] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
-    "exp": np.exp, "max": np.maximum, "min": np.minimum, "sqrt": np.sqrt, "tanh": np.tanh, "cast": np.asarray,
-    "rsqrt": lambda a: 1 / np.sqrt(a), "relu": lambda a: np.maximum(a, 0),
-    "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum,
+    "exp": np.exp, "tanh": np.tanh, "relu": lambda a: np.maximum(a, 0), "cast": np.asarray,
 }  # fmt: skip
-SLOW = {"div", "exp", "sqrt", "tanh", "rsqrt", "sigmoid"}  # eight cycles each
+INSTRUCTIONS = {"ld", "st", "imm", "red", "jmp", *ALU}
 
 
 def view(data: Any, offset: int, strides: list[int], extents: list[int]) -> Any:
@@ -36,38 +34,35 @@ def view(data: Any, offset: int, strides: list[int], extents: list[int]) -> Any:
     return np.lib.stride_tricks.as_strided(data[offset:], shape, [step * data.itemsize for step in strides])
 
 
-def run(kernel: dict[str, Any], memory: dict[str, Any]) -> dict[str, float]:
-    """Execute a kernel on flat arrays by buffer; returns what was counted."""
-    (extents, tile, buffers), code, at = kernel["loops"], kernel["code"], 0
+def run(kernel: list[Any], memory: dict[str, Any]) -> dict[str, float]:
+    """Execute ``[extents, tile, buffers, *instructions]`` on flat arrays by name; what was counted."""
+    (extents, tile, buffers, *code), at = kernel, 0
     registers: dict[str, Any] = {}
-    read = written = work = 0.0
-    with np.errstate(all="ignore"):
-        while at < len(code):
-            (op, *args), at = code[at], at + 1
-            match op:
-                case "ld":
-                    found = registers[args[0]] = view(memory[args[1]], args[2], args[3], extents)
-                    read += found.nbytes
-                case "st":
-                    found = view(memory[args[0]], args[1], args[2], extents)
-                    found[...], written = registers[args[3]], written + found.nbytes
-                case "imm":
-                    registers[args[0]] = np.full([1] * len(extents), args[1], args[2])
-                case "red":
-                    value, loops = registers[args[2]], tuple(args[3])
-                    shape = [extents[i] if i in loops else n for i, n in enumerate(value.shape)]
-                    whole = np.broadcast_to(value, shape).astype(args[4])
-                    registers[args[0]] = COMBINERS[args[1]](whole, axis=loops, keepdims=True).astype(args[5])
-                    work += whole.size
-                case "jmp":
-                    at = args[0]
-                case _:
-                    found = registers[args[0]] = ALU[op](*(registers[r] for r in args[2:])).astype(args[1])
-                    work += found.size * (8 if op in SLOW else 1)
-    # Every instruction is issued a tile of the first loop; memory and arithmetic follow one another, or
-    # overlap with two buffers; what does not fit the scratchpad is moved twice.
-    spills = 4 * tile * math.prod(extents[1:]) * buffers > SCRATCHPAD
-    moving, computing = (read + written) / BYTES * (1 + spills), work / LANES
-    cycles = LAUNCH + math.ceil((extents or [1])[0] / tile) * ISSUE * len(code)
+    read = written = work = 0
+    while at < len(code):
+        match code[at]:
+            case ["ld", r, name, offset, strides]:
+                registers[r] = view(memory[name], offset, strides, extents).copy()
+                read += registers[r].nbytes
+            case ["st", name, offset, strides, r]:
+                place = view(memory[name], offset, strides, extents)
+                place[...] = registers[r]
+                written += place.nbytes
+            case ["imm", r, value, dtype]:
+                registers[r] = np.full([1] * len(extents), value, dtype)
+            case ["red", r, combiner, a, loops, accumulate, dtype]:
+                shape = [extents[i] if i in loops else n for i, n in enumerate(registers[a].shape)]
+                whole = np.broadcast_to(registers[a], shape).astype(accumulate)
+                registers[r] = COMBINERS[combiner](whole, axis=tuple(loops), keepdims=True).astype(dtype)
+                work += whole.size
+            case ["jmp", line]:
+                at = line - 1
+            case [op, r, dtype, *operands]:
+                registers[r] = ALU[op](*(registers[a] for a in operands)).astype(dtype)
+                work += registers[r].size
+        at += 1
+    # Every instruction is issued a tile of the first loop; with two buffers memory and arithmetic overlap.
+    moving, computing = (read + written) / BYTES, work / LANES
+    cycles = LAUNCH + math.ceil(math.prod(extents[:1]) / tile) * ISSUE * len(code)
     cycles += max(moving, computing) if buffers == 2 else moving + computing
-    return {"bytes_read": read, "bytes_written": written, "launches": 1.0, "cycles": cycles}
+    return {"bytes_read": read, "bytes_written": written, "launches": 1, "cycles": cycles}

@@ -24,7 +24,9 @@ class Schedule:
         keep: whether a value that several passes need is kept in working storage, not computed again.
         stream: whether whole vectors are stored past the caches.
         prefetch: which pass of a task fetches the next task's first reads: ``none``, the ``last``, or the
-            ``heavy`` one: of those that read what is in the cache already, the one that computes most.
+            ``heavy`` one: of those that read what is in the cache already, the one that computes most. With
+            ``far`` that one fetches what lies a fixed distance further in memory.
+        online: elements a block of a maximum and a sum of exponentials in one pass over memory; 0: two.
         search: ``binary`` or ``linear``.
     """
 
@@ -39,4 +41,5 @@ class Schedule:
     keep: bool = False
     stream: bool = False
     prefetch: str = "none"
+    online: int = 0
     search: str = "binary"

@@ -12,6 +12,7 @@ from attrs import define, field
 
 from kevolve_cpu.render.halves import HALVES
 from kevolve_cpu.render.kinds import BITS, SCALAR
+from kevolve_cpu.render.panels import PRODUCTS
 from kevolve_cpu.render.vecmath import MATH
 
 __all__ = ["HELPER_NAMES", "Preamble"]
@@ -182,6 +183,16 @@ template <class V, class F> inline auto fold(V v, F f) {
     ),
     "maximum": (
         "template <class T> inline T maximum(T a, T b) { return (a > b) | (a != a) ? a : b; }  // NaN wins",
+        (),
+    ),
+    "greater": (
+        """// The larger of two, NaN or not where one is NaN.
+template <class V> inline V greater(V a, V b) {
+#if defined(__AVX512F__) && !defined(__clang__)
+    if constexpr (sizeof a == 64 && sizeof a[0] == 4) return __builtin_ia32_maxps512_mask(a, b, a, -1, 4);
+#endif
+    return a > b ? a : b;
+}""",
         (),
     ),
     "minimum": (
@@ -406,6 +417,7 @@ template <class T> struct Scratch {
     ),
     **HALVES,
     **MATH,
+    **PRODUCTS,
 }
 
 #: functions and types that helpers define: no buffer or value may take their names

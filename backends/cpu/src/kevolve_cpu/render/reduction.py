@@ -23,11 +23,13 @@ class Reduction:
 
     ``kind`` is what they hold: the accumulation dtype's kind (or a wider one that the caller asks
     for); any and all count in int32 0/1; argmax and argmin keep the value and, in a second
-    accumulator, its position.
+    accumulator, its position. With ``drops_nan`` a maximum may lose NaN, which takes one instruction and not
+    four: for callers that find NaN otherwise.
     """
 
     statement: Reduce | Scan
     kind: str
+    drops_nan: bool = False
 
     @staticmethod
     def of(s: Reduce | Scan, value_kind: str, wide: bool = False) -> Reduction:
@@ -92,7 +94,7 @@ class Reduction:
         if c in ("any", "all"):
             return f"{a} {'|' if c == 'any' else '&'}= {value};"
         if c in ("max", "min"):
-            helper = {"max": "maximum", "min": "minimum"}[c]
+            helper = "greater" if self.drops_nan and c == "max" else {"max": "maximum", "min": "minimum"}[c]
             return lanes.call(helper, f"{a} = {helper}({a}, {value});")
         helper = "first_max" if c == "argmax" else "first_min"
         return lanes.call(helper, f"{helper}({a}, {accumulators[1]}, {value}, {position});")

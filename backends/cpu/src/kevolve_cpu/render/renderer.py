@@ -20,8 +20,9 @@ from kevolve_cpu.render.library import tileable
 from kevolve_cpu.render.nest import parameters, print_nest
 from kevolve_cpu.render.preamble import HELPER_NAMES, Preamble
 from kevolve_cpu.render.printer import identifier
+from kevolve_cpu.render.product import Blocks, Epilogue, multiplies, print_product
 from kevolve_cpu.render.tidy import expressions, uses
-from kevolve_cpu.spaces import resolve
+from kevolve_cpu.spaces import product_blocks, resolve
 
 __all__ = ["CppRenderer"]
 
@@ -40,7 +41,8 @@ _RESERVED = frozenset([*_WORDS.split(), *keyword.kwlist, *keyword.softkwlist]) |
 
 @frozen
 class CppRenderer:
-    """Prints every step of a program: nests as C++ functions, library calls as calls of `torch.ops.aten`.
+    """Prints every step of a program: nests as C++ functions, library calls as calls of `torch.ops.aten` or,
+    where a schedule says so, products as C++ functions too.
 
     The steps of a case between two library calls are run by one exported function, so a case without library
     calls costs one foreign call. The text is a function of the arguments alone.
@@ -73,7 +75,7 @@ class CppRenderer:
         libraries: dict[str, None] = {}
         for program in programs:
             for step in program.steps:
-                if isinstance(step, LibraryCall):
+                if isinstance(step, LibraryCall) and _blocks(step, program, choices) is None:
                     libraries[step.op] = None
             program = _contiguous_searches(program)
             alone = len(programs) == 1
@@ -85,7 +87,7 @@ class CppRenderer:
             modules.append(
                 (f"_{stem.removeprefix('_')}" if not alone else "_native", f"{stem}.cpp", functions)
             )
-        programs = [_contiguous_searches(p) for p in programs]
+        programs = [_without_products(_contiguous_searches(p), choices) for p in programs]
         files["kernel.py"] = entry_text(spec, programs, launches, modules, names)
         genome = {"choices": {k: dict(v) for k, v in sorted(choices.items())}}
         symbol = "" if spec.reference.kind == "module" else spec.reference.symbol
@@ -153,6 +155,33 @@ def _contiguous_searches(program: Program) -> Program:
     return evolve(program, buffers=buffers)
 
 
+def _blocks(call: LibraryCall, program: Program, choices: Mapping[str, Point]) -> Blocks | None:
+    """How a product is cut where it is to be generated and can be."""
+    blocks = product_blocks(call, choices.get(call.name, {}))
+    return None if blocks is None or multiplies(call, program.buffers) else blocks
+
+
+def _without_products(program: Program, choices: Mapping[str, Point]) -> Program:
+    """Without the outputs of generated products whose epilogue runs row by row: nobody allocates those."""
+    inside = {
+        s.output
+        for s in program.steps
+        if isinstance(s, LibraryCall)
+        and _blocks(s, program, choices) is not None
+        and _row_epilogue(s, program)
+    }
+    return evolve(program, buffers={n: b for n, b in program.buffers.items() if n not in inside})
+
+
+@frozen
+class _Function:
+    """A generated function and its parameters: buffers it reads, then those it writes."""
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
 def _native(
     program: Program, names: Mapping[str, str], choices: Mapping[str, Point]
 ) -> tuple[str, list[Launch], dict[str, str]]:
@@ -162,7 +191,7 @@ def _native(
     exported: dict[str, str] = {}
     entries: list[str] = []
     launches: list[Launch] = []
-    group: list[tuple[str, LoopNest]] = []
+    group: list[_Function] = []
     case = identifier(program.case).strip("_") or "case"
 
     def nest_function(nest: LoopNest, schedule: Schedule, rows: bool) -> str:
@@ -177,12 +206,11 @@ def _native(
         if not group:
             return
         used: dict[str, None] = {}
-        written = {b for _, n in group for b in n.writes()}
+        written = {b for f in group for b in f.writes}
         calls = []
-        for function, nest in group:
-            reads, writes = parameters(nest)
-            used.update(dict.fromkeys((*reads, *writes)))
-            calls.append(f"    {function}({', '.join(names[b] for b in (*reads, *writes))});")
+        for f in group:
+            used.update(dict.fromkeys((*f.reads, *f.writes)))
+            calls.append(f"    {f.name}({', '.join(names[b] for b in (*f.reads, *f.writes))});")
         name = f"run_{case}" if not exported else f"run_{case}_{len(exported) + 1}"
         entries.append(_exported(program, names, name, tuple(used), written, calls, ""))
         exported[name] = "p" * len(used)
@@ -192,7 +220,11 @@ def _native(
     for step in program.steps:
         if isinstance(step, LoopNest):
             _check_dtypes(step)
-            group.append((nest_function(step, resolve(step, choices.get(step.name, {})), False), step))
+            function = nest_function(step, resolve(step, choices.get(step.name, {})), False)
+            group.append(_Function(function, *parameters(step)))
+            continue
+        if (blocks := _blocks(step, program, choices)) is not None:
+            group += _product(step, program, names, blocks, choices[step.name], preamble, bodies)
             continue
         close()
         if step.epilogue is None:
@@ -218,6 +250,42 @@ def _native(
         return "", launches, exported
     head = preamble.text()
     return "\n\n".join(x for x in [head, *bodies, *entries] if x) + "\n", launches, exported
+
+
+def _product(
+    call: LibraryCall,
+    program: Program,
+    names: Mapping[str, str],
+    blocks: Blocks,
+    point: Point,
+    preamble: Preamble,
+    bodies: list[str],
+) -> list[_Function]:
+    """Print a generated product, its epilogue before it or, where that does not work row by row, after it."""
+    function = f"{identifier(call.name)}_product"
+    nest = call.epilogue
+    if nest is None:
+        text, reads, writes = print_product(call, program.buffers, names, blocks, preamble, function, None)
+        bodies.append(text)
+        return [_Function(function, reads, writes)]
+    _check_dtypes(nest)
+    rows = _row_epilogue(call, program)
+    schedule = resolve(nest, point)
+    own = f"{identifier(nest.name)}_nest"
+    schedule = evolve(schedule, parallel="none") if rows else schedule
+    text = print_nest(nest, program.buffers, names, schedule, preamble, own, rows)
+    read, written = parameters(nest)
+    if rows:
+        bodies.append(text)
+        epilogue = Epilogue(own, (*read, *written), written)
+        text, reads, writes = print_product(
+            call, program.buffers, names, blocks, preamble, function, epilogue
+        )
+        bodies.append(text)
+        return [_Function(function, reads, writes)]
+    product, reads, writes = print_product(call, program.buffers, names, blocks, preamble, function, None)
+    bodies += [product, text]
+    return [_Function(function, reads, writes), _Function(own, read, written)]
 
 
 def _row_epilogue(step: LibraryCall, program: Program) -> bool:
