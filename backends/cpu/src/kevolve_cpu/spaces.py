@@ -68,9 +68,11 @@ def _unit_stride(nest: LoopNest) -> dict[str, int]:
     return found
 
 
-def vector_axes(nest: LoopNest) -> tuple[str, ...]:
-    """Axes worth vectorising, best first."""
-    weights = {a: w for a, w in _unit_stride(nest).items() if nest.extent(a) > 1}
+def vector_axes(nest: LoopNest, rowwise: bool = False) -> tuple[str, ...]:
+    """Axes worth vectorising, best first; of a ``rowwise`` nest, which runs over ranges of its outermost
+    axis, not that one."""
+    first = nest.axes[0].name if rowwise and nest.axes else ""
+    weights = {a: w for a, w in _unit_stride(nest).items() if nest.extent(a) > 1 and a != first}
     return tuple(sorted(weights, key=lambda a: (-weights[a], a)))
 
 
@@ -121,8 +123,10 @@ def _default_axis(nest: LoopNest, axes: tuple[str, ...], inner: list[str]) -> st
     return ""
 
 
-def _nest_parameters(nest: LoopNest, cores: int) -> tuple[list[Parameter], list[Constraint]]:
-    axes = vector_axes(nest)
+def _nest_parameters(
+    nest: LoopNest, cores: int, rowwise: bool = False
+) -> tuple[list[Parameter], list[Constraint]]:
+    axes = vector_axes(nest, rowwise)
     inner = _inner_axes(nest)
     default_axis = _default_axis(nest, axes, inner)
     lanes = lane_choices(nest, default_axis)
@@ -224,7 +228,7 @@ def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> 
     parameters: list[Parameter] = []
     constraints: list[Constraint] = []
     if nest is not None:
-        parameters, constraints = _nest_parameters(nest, cores)
+        parameters, constraints = _nest_parameters(nest, cores, isinstance(step, LibraryCall))
     if isinstance(step, LibraryCall) and tileable(step):
         parameters.insert(0, Parameter("tile_rows", (0, 64, 128, 256, 512, 1024, 2048), 0))
     if isinstance(step, LibraryCall) and not multiplies(step):
@@ -271,9 +275,10 @@ def product_blocks(step: LibraryCall, point: Mapping[str, Any]) -> Blocks | None
     return Blocks(**{name.removeprefix("product_"): n for name, n in chosen.items() if name != "product"})
 
 
-def resolve(nest: LoopNest, point: Mapping[str, Any]) -> Schedule:
-    """The schedule that ``point`` (of `schedule_space`, perhaps of another case) means for ``nest``."""
-    parameters, constraints = _nest_parameters(nest, 2)
+def resolve(nest: LoopNest, point: Mapping[str, Any], rowwise: bool = False) -> Schedule:
+    """The schedule that ``point`` (of `schedule_space`, perhaps of another case) means for ``nest``, an
+    epilogue where it is ``rowwise``."""
+    parameters, constraints = _nest_parameters(nest, 2, rowwise)
     space = Space(tuple(parameters), tuple(constraints))
     legal = space.repaired({**space.default(), **point})
     return Schedule(**legal)

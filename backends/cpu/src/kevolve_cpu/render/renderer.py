@@ -232,7 +232,7 @@ def _native(
             continue
         point = choices.get(step.name, {})
         _check_dtypes(step.epilogue)
-        schedule = resolve(step.epilogue, point)
+        schedule = resolve(step.epilogue, point, rowwise=True)
         rows = bool(step.repeat) or _row_epilogue(step, program)
         function = nest_function(step.epilogue, schedule, rows)
         reads, writes = parameters(step.epilogue)
@@ -270,7 +270,7 @@ def _product(
         return [_Function(function, reads, writes)]
     _check_dtypes(nest)
     rows = _row_epilogue(call, program)
-    schedule = resolve(nest, point)
+    schedule = resolve(nest, point, rowwise=True)
     own = f"{identifier(nest.name)}_nest"
     schedule = evolve(schedule, parallel="none") if rows else schedule
     text = print_nest(nest, program.buffers, names, schedule, preamble, own, rows)
