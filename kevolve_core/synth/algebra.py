@@ -196,8 +196,8 @@ def _summed_product(n: Node, readers: _Readers) -> list[Node] | None:
 
 
 def _by_sums(write: _Writer, kept: Node, summed: Node, dim: int) -> Node:
-    """Products of ``kept`` with the sums of ``summed`` over ``dim``. What an infinite element of ``kept`` would
-    have met adds up to NaN, unless all of it has one sign."""
+    """Products of ``kept`` with the sums of ``summed`` over ``dim``. What an infinite element of ``kept``
+    would have met adds up to NaN, unless all of it has one sign."""
     rest = summed.tensor.shape[1 - dim]
     sums = write.summed(summed, [dim])
     low = write("aten.amin.default", summed, (dim,), shape=[rest])
