@@ -63,6 +63,11 @@ class _Writer:
         self.made.append(node)
         return node
 
+    def test(self, op: str, *args: Any, shape: Sequence[int]) -> Node:
+        node = self(op, *args, shape=shape)
+        self.made[-1] = evolve(node, type=evolve(node.tensor, dtype="bool"))
+        return self.made[-1]
+
     def summed(self, x: Node, dims: Sequence[int]) -> Node:
         shape = [n for d, n in enumerate(x.tensor.shape) if d not in dims]
         return self("aten.sum.dim_IntList", x, tuple(dims), shape=shape)
@@ -79,11 +84,11 @@ class _Writer:
         return self("aten.add.Tensor", a, b, shape=a.tensor.shape)
 
     def shaped(self, x: Node, shape: Sequence[int]) -> Node:
-        return (
-            x
-            if x.tensor.shape == tuple(shape)
-            else self("aten.reshape.default", x, tuple(shape), shape=shape)
-        )
+        if x.tensor.shape == tuple(shape):
+            return x
+        node = self("aten.reshape.default", x, tuple(shape), shape=shape)
+        self.made[-1] = evolve(node, type=evolve(node.tensor, dtype=x.tensor.dtype))
+        return self.made[-1]
 
     def finished(self, x: Node, reduction: _Reduction, count: int) -> list[Node]:
         """The nodes so far, ending in the reduction's own: divided for a mean, scaled as it was."""
@@ -179,17 +184,36 @@ def _summed_product(n: Node, readers: _Readers) -> list[Node] | None:
     if a is None or b is None or (bias is not None and bias.tensor.shape != (columns,)):
         return None
     write = _Writer(n)
-    if dims == {0, 1}:
-        total = write.summed(write.product(write.summed(a, [0]), write.summed(b, [1])), [0])
-    elif dims == {1}:
-        total = write.summed(write.product(a, write.summed(b, [1])), [1])
+    if 1 in dims:
+        total = write.summed(_by_sums(write, a, b, 1), [1])
+        total = write.summed(total, [0]) if 0 in dims else total
     else:
-        left = write.summed(a, [0])
-        total = write.summed(write.product(write.shaped(left, (*left.tensor.shape, 1)), b), [0])
+        total = write.summed(_by_sums(write, b, a, 0), [0])
     if bias is not None:
         part = write.summed(bias, [0]) if 1 in dims else bias
         total = write.plus(total, write.scaled(part, float(rows) if 0 in dims else 1.0))
     return write.finished(total, found, math.prod((rows, columns)[d] for d in dims))
+
+
+def _by_sums(write: _Writer, kept: Node, summed: Node, dim: int) -> Node:
+    """Products of ``kept`` with the sums of ``summed`` over ``dim``. What an infinite element of ``kept``
+    would have met adds up to NaN, unless all of it has one sign."""
+    rest = summed.tensor.shape[1 - dim]
+    sums = write.summed(summed, [dim])
+    low = write("aten.amin.default", summed, (dim,), shape=[rest])
+    high = write("aten.amax.default", summed, (dim,), shape=[rest])
+    one_sign = write.test(
+        "aten.logical_or.default",
+        write.test("aten.gt.Scalar", low, 0, shape=[rest]),
+        write.test("aten.lt.Scalar", high, 0, shape=[rest]),
+        shape=[rest],
+    )
+    across = (rest,) if dim == 1 else (rest, 1)
+    nothing = write("aten.mul.Tensor", kept, 0.0, shape=kept.tensor.shape)
+    odd = write(
+        "aten.where.ScalarSelf", write.shaped(one_sign, across), 0.0, nothing, shape=kept.tensor.shape
+    )
+    return write.plus(write.product(kept, write.shaped(sums, across)), odd)
 
 
 def mean_of_convolution(graph: Graph) -> Graph:
@@ -220,18 +244,17 @@ def _summed_convolution(n: Node, readers: _Readers) -> list[Node] | None:
         turned = [weight.tensor.shape[d] for d in order]
         weight = write("aten.permute.default", weight, order, shape=turned)
     depth = x.tensor.shape[1]
+    points = math.prod(kernel)
     if transposed and not any(many[1]):  # every element meets every weight
-        sums, weights = write.summed(x, spatial), write.summed(weight, spatial)
+        sums = write.shaped(write.summed(x, spatial), (shape[0], 1, depth, 1))
     else:
         windows = write(
             "kevolve.window_sums.default", x, kernel, *many, shape[2:], bool(transposed),
             shape=(x.tensor.shape[0], depth, *kernel),
         )  # fmt: skip
-        depth *= math.prod(kernel)
-        sums = write.shaped(windows, (shape[0], depth))
-        weights = write.shaped(weight, (channels, depth))
-    sums = write.shaped(sums, (shape[0], 1, depth))
-    total = write.summed(write.product(sums, weights), [2])
+        sums = write.shaped(windows, (shape[0], 1, depth, points))
+    weights = write.shaped(weight, (channels, depth, points))
+    total = write.summed(write.product(sums, weights), [2, 3])
     count = math.prod(shape[2:])
     if bias is not None:
         total = write.plus(total, write.scaled(bias, float(count)))

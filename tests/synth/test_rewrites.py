@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,6 +87,18 @@ def test_what_is_only_summed_is_not_computed(name: str) -> None:
     assert _calls("mm", "addmm", "convolution")(graph)
     got = run_program(synthesise(graph, "case").program, inputs, {})
     torch.testing.assert_close(got, function(*inputs), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
+def test_infinite_factors_of_a_sum_give_what_they_gave(sign: float) -> None:
+    x, w = X.clone(), W.abs() * sign if sign else W.clone()
+    x[1, 2], x[3, 4] = math.inf, -math.inf
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return (x @ w).sum(1)
+
+    program = synthesise(_graph(function, [x, w]), "case").program
+    torch.testing.assert_close(run_program(program, [x, w], {}), function(x, w), equal_nan=True)
 
 
 def test_a_product_that_is_also_read_is_kept() -> None:
