@@ -247,7 +247,7 @@ def _product_parameters(
         Parameter("product_lanes", (4, 8, 16), min(16, max(4, vector_bytes // 4))),
         Parameter("product_rows", (4, 6, 8, 12), sums // 2),
         Parameter("product_vectors", (2, 3), 2),
-        Parameter("product_depth", (192, 256, 384), 384),
+        Parameter("product_depth", (96, 192, 384), 384),
         Parameter("product_task", tasks, enough[-1] if enough else tasks[0]),
     ]
     constraints = [

@@ -61,7 +61,7 @@ def test_shapes(shape: tuple[int, int, int]) -> None:
     [
         {"product_lanes": 4, "product_rows": 4},
         {"product_lanes": 8, "product_rows": 6, "product_depth": 192},
-        {"product_rows": 8, "product_vectors": 3, "product_depth": 256, "product_task": 96},
+        {"product_rows": 8, "product_vectors": 3, "product_depth": 96, "product_task": 96},
     ],
 )
 def test_blocks(point: dict[str, object]) -> None:

@@ -36,7 +36,8 @@ class Blocks:
         lanes: elements a vector of float32; float64 has half.
         rows: rows whose sums are in registers.
         vectors: columns whose sums are in registers, in vectors.
-        depth: summed elements a stretch.
+        depth: summed elements a stretch. They are added one after another, so short ones are more exact.
+            PyTorch's product was as exact as this with 384, and 1.7 times as exact as with 768.
         task: rows a task, at least.
     """
 

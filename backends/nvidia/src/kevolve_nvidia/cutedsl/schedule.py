@@ -116,7 +116,7 @@ def product_space(call: LibraryCall, facts: Mapping[str, Any]) -> Space:
     ]
     parts = _known_parts(call)
     if parts != 1:
-        parameters.append(Parameter("tile_precision", tuple(sorted(PAIRS)), "bf16x6"))
+        parameters.append(Parameter("tile_precision", tuple(sorted(PAIRS)), "bf16x6", ("bf16x3",)))
     own = {p.name: p.default for p in parameters}
     processors = int(facts.get("multiprocessors", 132))
 
