@@ -120,8 +120,11 @@ async def _again(
 ) -> RunResult:
     settings = from_plain(SearchSettings, recording.search["settings"])
     # What ended the recorded search was time, tokens or patience; the replay ends where it ended.
-    distinct = {c.id for c in recording.proposals if c is not None}
-    settings = attrs.evolve(settings, budget=Budget(candidates=max(1, len(distinct))))
+    made = [c.id for c in recording.proposals if c is not None]
+    # A repeat at the end came after the last new candidate: it has to be reached too.
+    repeated = bool(made) and made[-1] in made[:-1]
+    limit = len(set(made)) + repeated
+    settings = attrs.evolve(settings, budget=Budget(candidates=max(1, limit)))
     name, options = str(recording.search["policy"]), recording.settings.get("policy_options")
     memory = resumed_memory(recording.search.get("memory"))
     if memory is not None:

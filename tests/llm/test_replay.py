@@ -120,8 +120,33 @@ def test_the_sessions_hold_good_and_bad_replies() -> None:
     assert verdicts >= {"accepted", "compile_error", "wrong_result", "crash"}
 
 
-@pytest.mark.xfail(strict=True, reason="two of the four sessions, with 22 candidates, are recorded so far")
 def test_the_sessions_hold_forty_candidates_over_four_operators() -> None:
     recordings = [unpack(file) for file in sorted(SESSIONS.glob("*.jsonl.gz"))]
     assert len(recordings) >= 4
     assert sum(len(r.evaluations["search"]) for r in recordings) >= 40
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        "map_id",
+        pytest.param(
+            "rmsnorm",
+            marks=pytest.mark.xfail(strict=True, reason="1.03 times as fast, within its interval"),
+        ),
+        pytest.param(
+            "softmax", marks=pytest.mark.xfail(strict=True, reason="not yet timed against synth's first")
+        ),
+        pytest.param(
+            "group_norm_silu",
+            marks=pytest.mark.xfail(strict=True, reason="not yet timed against synth's first"),
+        ),
+    ],
+)
+def test_a_session_ends_with_a_kernel_better_than_the_first_proposal_of_synth(operator: str) -> None:
+    recording = unpack(SESSIONS / f"{operator}.jsonl.gz")
+    (confirmed,) = recording.evaluations["confirm"].values()
+    winner = confirmed.candidate_id
+    lows = [r.low for c in recording.comparisons if c.evaluation.candidate_id == winner for r in c.ratios]
+    assert lows
+    assert min(lows) > 1.0
