@@ -75,6 +75,6 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "setup: installing the test tools"
 	@$(PIP) install -qq --constraint constraints.txt --editable '.[test]' \
-	  --editable 'backends/nvidia[cuda]' || { \
+	  --editable 'backends/nvidia[cuda,cute]' || { \
 	  echo "setup: pip failed (above); 'make clean' starts over" >&2; exit 2; }
 	@touch $@

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import platform
-import subprocess
 import tempfile
 import traceback
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ import torch
 
 import kevolve_core
 from kevolve_core.api import Result
+from kevolve_core.bench.environment import commit
 from kevolve_nvidia.facts import found_devices
 from kevolve_nvidia.peaks import Peaks, measure_peaks
 from kevolve_nvidia.settings import Settings
@@ -86,9 +86,6 @@ def summary_of(rows: list[dict[str, Any]], command: str, device: str, peaks: Pea
     import triton
 
     ratios = [r["ratio"] for r in rows if "ratio" in r]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=EXAMPLES, check=False
-    ).stdout.strip()
     return {
         "geomean": math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None,
         "worst": min(ratios, default=None),
@@ -104,7 +101,7 @@ def summary_of(rows: list[dict[str, Any]], command: str, device: str, peaks: Pea
             "triton": triton.__version__,
             "python": platform.python_version(),
             "date": datetime.now(UTC).date().isoformat(),
-            "commit": commit,
+            "commit": commit(),
         },
     }
 

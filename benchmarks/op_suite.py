@@ -1,19 +1,23 @@
 """Correctness of synthesised kernels by operator: what is generated, what calls the library, what nothing.
 
-    python benchmarks/op_suite.py --backend NAME [--language NAME] [--random 500] [--only TEXT] [--json FILE]
+    python benchmarks/op_suite.py --backend NAME [--language NAME] [--random 500] [--only TEXT]
+        [--plugin MODULE] [--rows FILE] [--seconds S] [--json FILE]
 
 Every problem is a small reference with ragged sizes and, for many, a layout that is not contiguous. Its first
 proposal is compiled, run on the evaluator's families of inputs and judged by the evaluator's tolerance
 against a float64 reference; nothing is timed. ``generated`` are those whose candidate calls no ATen operator
 that computes but matrix products and convolutions. With --random, references from a grammar follow: each is
-correct, or refused by the generator with the operator's name.
+correct, or refused by the generator with the operator's name. With --rows, each row is appended to a file as
+it comes and what the file has is not run again, so that a run can be stopped (--seconds) and taken up later.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
+import math
 import sys
 import threading
 import time
@@ -31,6 +35,7 @@ from kevolve_core.api.parts import Place, place
 from kevolve_core.bench.pool import Checker, over
 from kevolve_core.errors import WorkerError
 from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.registry import Registry
 from kevolve_core.report import environment
 from kevolve_core.serial import to_plain
 
@@ -61,13 +66,24 @@ def overloads(specs: Sequence[KernelSpec]) -> set[str]:
     return found
 
 
-def run(named: Sequence[tuple[str, str, KernelSpec]], where: Place, language: str, jobs: int) -> list[Row]:
-    """A row for each (name, family, spec), in order."""
-    rows: dict[str, Row] = {}
+def run(
+    named: Sequence[tuple[str, str, KernelSpec]],
+    where: Place,
+    *,
+    language: str = "",
+    jobs: int = 0,
+    file: Path | None = None,
+    until: float = math.inf,
+) -> list[Row]:
+    """A row for each (name, family, spec), in order; those that ``file`` has are taken from there, and none
+    is begun after ``until`` (of `time.monotonic`)."""
+    rows = _read(file)
     lock = threading.Lock()
 
     def work(item: tuple[str, str, KernelSpec], checker: Checker) -> None:
         name, family, spec = item
+        if time.monotonic() > until:
+            return
         row: Row = {"name": name, "family": family}
         secret = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
         try:
@@ -77,12 +93,31 @@ def run(named: Sequence[tuple[str, str, KernelSpec]], where: Place, language: st
         row["outcome"] = outcome(row)
         with lock:
             rows[name] = row
+            if file is not None:
+                with file.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(row) + "\n")
             if row["outcome"] in {"wrong", "nothing"}:
                 why = " ".join(row["reason"].split())[:200]
                 print(f"{len(rows)}/{len(named)} {name}: {row['outcome']}: {why}", flush=True)
 
-    over(named, work, where, language=language, jobs=jobs)
-    return [rows[name] for name, _, _ in named]
+    over([n for n in named if n[0] not in rows], work, where, language=language, jobs=jobs)
+    return [rows[name] for name, _, _ in named if name in rows]
+
+
+def _read(file: Path | None) -> dict[str, Row]:
+    if file is None or not file.exists():
+        return {}
+    found = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+    return {row["name"]: row for row in found}
+
+
+def _registry(plugin: str | None) -> Registry | None:
+    """A registry of the plugin in that module alone; None for those that are installed."""
+    if plugin is None:
+        return None
+    registry = Registry()
+    registry.register(importlib.import_module(plugin), name=plugin)
+    return registry
 
 
 def outcome(row: Mapping[str, Any]) -> str:
@@ -96,20 +131,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backend", help="where; the only one that is ready by default")
     parser.add_argument(
+        "--plugin", help="module of a plugin that is not installed, such as tests.interpreted.plugin"
+    )
+    parser.add_argument(
         "--language", default="", help="of the candidates; the generator's own choice by default"
     )
     parser.add_argument("--only", default="", help="problems whose name contains this")
     parser.add_argument("--random", type=int, default=0, help="random graphs to try as well")
     parser.add_argument("--jobs", type=int, default=0, help="checking processes; one a core by default")
+    parser.add_argument("--rows", type=Path, help="append rows there, and skip those it has")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no problem after this")
     parser.add_argument("--json", type=Path, help="write rows and summary there")
     options = parser.parse_args()
-    where = place(None, options.backend)
+    where = place(None, options.backend, registry=_registry(options.plugin))
     chosen = [p for p in problems() if options.only in p.name]
     started = time.monotonic()
     known = overloads([p.spec for p in chosen])
-    rows = run([(p.name, p.family, p.spec) for p in chosen], where, options.language, options.jobs)
-    graphs = [(f"graph_{k}", "random", random_spec(k)) for k in range(options.random)]
-    rows += run(graphs, where, options.language, options.jobs) if graphs else []
+    named = [(p.name, p.family, p.spec) for p in chosen]
+    named += [(f"graph_{k}", "random", random_spec(k)) for k in range(options.random)]
+    rows = run(
+        named, where, language=options.language, jobs=options.jobs, file=options.rows,
+        until=started + options.seconds,
+    )  # fmt: skip
+    if len(rows) < len(named):
+        print(f"{len(rows)} of {len(named)} problems so far")
     summary: dict[str, Any] = {"overloads": len(known), "seconds": round(time.monotonic() - started)}
     for family in dict.fromkeys(r["family"] for r in rows):
         counts = Counter(r["outcome"] for r in rows if r["family"] == family)

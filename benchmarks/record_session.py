@@ -199,7 +199,7 @@ def against_synth(spec: KernelSpec, winner: Candidate, backend: str, seed: int) 
     generator = generator_of("synth", where, spec)
     (first,) = asyncio.run(generator.propose(Proposal(spec, where.device, 0, seed), 1))
     both = attrs.evolve(spec, seeds=(first,))
-    plan = Plan(confirm_rounds=80, confirm_seconds=60.0)
+    plan = Plan(confirm_rounds=40, confirm_seconds=40.0)
     ref = where.registry.ref(where.backend_name)
     executor = LocalExecutor(ref, where.backend, where.device, both, plan=plan)
     try:

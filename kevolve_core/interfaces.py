@@ -29,7 +29,7 @@ __all__ = [
     "API_VERSION", "Backend", "Baseline", "BackendRef", "CAPABILITIES", "Checked", "CodeGenerator",
     "Compiler",
     "EvaluationRequest", "Executor", "Journaled", "Learner", "Manifest", "Preferring", "Profiler",
-    "Proposal", "Renderer", "Runner", "SelectionPolicy", "Work",
+    "Proposal", "Renderer", "Runner", "SelectionPolicy", "Selective", "Work",
 ]  # fmt: skip
 
 #: (major, minor) of everything in this module, `kevolve_core.model`, `kevolve_core.ir` and the hooks.
@@ -266,6 +266,16 @@ class Renderer(Protocol):
     ) -> Candidate:
         """A candidate covering every case; its ``libraries`` are the library calls that it makes (a choice
         may be to make none). Raises UnsupportedError for what it cannot print."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """What a renderer may also have: programs that it could print and has nothing to add to, since another
+    language of the backend's gives the same."""
+
+    def declines(self, programs: Sequence[Program]) -> str:
+        """Why these should be left to other languages; empty where they should not."""
         ...
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 __all__ = ["Constraint", "Parameter", "Point", "Preference", "Space", "preferred"]
 
@@ -20,11 +20,14 @@ _ATTEMPTS = 200  # draws before falling back on the default; a space whose legal
 
 @frozen
 class Parameter:
-    """One tunable. ``choices`` are JSON scalars in ascending or natural order, ``default`` one of them."""
+    """One tunable. ``choices`` are JSON scalars in ascending or natural order, ``default`` one of them.
+    ``coarse`` choices compute more coarsely than the operands' type does: a policy that holds results to that
+    type's errors refuses them (`Space.exact`)."""
 
     name: str
     choices: tuple[Any, ...]
     default: Any
+    coarse: tuple[Any, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if self.default not in self.choices:
@@ -41,13 +44,33 @@ class Constraint:
 
 @frozen
 class Space:
-    """The legal points over ``parameters``. The default point must be legal."""
+    """The legal points over ``parameters``. The default point must be legal. ``starts`` are partial points
+    that whoever knows the target would try first, best first; what they leave out is the default."""
 
     parameters: tuple[Parameter, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    starts: tuple[Point, ...] = field(default=(), hash=False)
 
     def default(self) -> dict[str, Any]:
         return {p.name: p.default for p in self.parameters}
+
+    def started(self) -> list[dict[str, Any]]:
+        """``starts`` as legal points, those left out that are not, or that come down to an earlier one."""
+        known = {p.name: p.choices for p in self.parameters}
+        found = [self.default()]
+        for start in self.starts:
+            point = {**self.default(), **start}
+            if set(point) == set(known) and point not in found and self.is_legal(point):
+                found.append(point)
+        return found[1:]
+
+    def exact(self) -> Space:
+        """This space without the ``coarse`` choices of its parameters, a default excepted."""
+        kept = tuple(
+            evolve(p, choices=tuple(c for c in p.choices if c not in p.coarse or c == p.default), coarse=())
+            for p in self.parameters
+        )
+        return evolve(self, parameters=kept)
 
     def violated(self, point: Point) -> Constraint | None:
         """The first constraint that ``point`` breaks, or None when it is legal."""

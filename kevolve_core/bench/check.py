@@ -41,8 +41,8 @@ Checked = dict[str, Any]
 
 def is_generated(calls: Sequence[str]) -> bool:
     """Whether a candidate that calls these ATen operators computes everything else itself. Moves into a
-    caller's buffer (``copy_``) and empty allocations compute nothing."""
-    silent = {"copy_", "empty", "empty_strided"}
+    caller's buffer (``copy_``), allocations and buffers that change hands compute nothing."""
+    silent = {"copy_", "empty", "empty_strided", "set_"}
     names = {c.removeprefix("aten::").split(".")[0].removesuffix("_out") for c in calls}
     return names <= DECLARED | silent | {"mkldnn_convolution", "_convolution"}
 

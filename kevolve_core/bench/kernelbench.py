@@ -14,7 +14,9 @@ from attrs import asdict, field, frozen
 
 from kevolve_core.api.evolving import evolve, resume
 from kevolve_core.api.parts import Place, place
-from kevolve_core.bench.pool import Checker, over
+from kevolve_core.bench.environment import environment
+from kevolve_core.bench.pipeline import Pipeline, workers
+from kevolve_core.bench.pool import SWEEP_ROLE, Checker, over
 from kevolve_core.bench.problems import Problem, find_problems, spec_of
 from kevolve_core.errors import ConfigError, KevolveError, StoreError, WorkerError, suggest
 from kevolve_core.isolate.process import RemoteError
@@ -22,12 +24,14 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.registry import Registry
 from kevolve_core.serial import to_plain
 
-__all__ = ["BenchSettings", "Row", "read_rows", "run_kernelbench"]
+__all__ = ["ENVIRONMENT", "BenchSettings", "Row", "read_rows", "run_kernelbench"]
 
 Row = dict[str, Any]
 #: Scales of `kevolve_core.bench.shrink.SCALES`, named here so that the command line need not import torch.
 SCALE_NAMES = ("tiny", "small", "full")
 _ROWS, _SETTINGS = "rows.jsonl", "settings.json"
+#: File of the folder with the latest sitting's device, versions, commit and date.
+ENVIRONMENT = "environment.json"
 
 
 @frozen
@@ -39,6 +43,8 @@ class BenchSettings:
         levels: of problems.
         scale: ``tiny``, ``small`` or ``full`` (see `SCALES`).
         check_only: correctness of the first proposal only, nothing is timed.
+        sweep: candidates a problem through the pipeline (see `kevolve_core.bench.pipeline`) in place of a
+            search; 0 for none.
         budget: of the search on one problem, as `evolve` takes it.
         language: of the candidates in ``check_only``; "" for the generator's own choice.
         only: problems by id (``1/23``); all of the levels where empty.
@@ -49,6 +55,7 @@ class BenchSettings:
     levels: tuple[int, ...] = (1, 2, 3)
     scale: str = "small"
     check_only: bool = False
+    sweep: int = 0
     budget: str = "20s"
     language: str = ""
     only: tuple[str, ...] = ()
@@ -60,7 +67,10 @@ class BenchSettings:
         plain = asdict(self)
         for key in ("root", "levels", "only"):
             del plain[key]
-        return {k: v for k, v in plain.items() if not (self.check_only and k == "budget")}
+        unused = {"sweep"} if not self.sweep else {"budget"}
+        return {
+            k: v for k, v in plain.items() if k not in unused | ({"budget"} if self.check_only else set())
+        }
 
 
 def read_rows(out: Path) -> list[Row]:
@@ -93,7 +103,7 @@ def run_kernelbench(
         settings: what to run.
         out: folder of the rows, and of the runs of searches.
         registry, device: as for `evolve`.
-        jobs: checking processes; 0 is one a core.
+        jobs: checking or sweeping processes; 0 is one a core, or what the pipeline takes.
         on_row: called with each new row, how many are done, and of how many.
 
     Raises:
@@ -107,6 +117,7 @@ def run_kernelbench(
     problems = find_problems(settings.root, settings.levels, settings.only)
     where = place(None, settings.backend or None, registry=registry, device=device)
     _claim(out, settings)
+    (out / ENVIRONMENT).write_text(json.dumps(environment(where.device.name), indent=1), encoding="utf-8")
     done = {r["id"] for r in read_rows(out)}
     todo = [p for p in problems if p.id not in done]
     lock = threading.Lock()
@@ -120,13 +131,22 @@ def run_kernelbench(
             if on_row is not None:
                 on_row(row, finished, len(problems))
 
+    pipeline = Pipeline(where, settings.sweep, settings.seed, out) if settings.sweep else None
+
     def work(problem: Problem, checker: Checker) -> None:
-        row = _row(problem, checker, settings, where, out)
+        row = _row(problem, checker, settings, where, out, pipeline)
         if not checker.closed:  # stopped meanwhile: what that did to the problem is no result
             note(row)
 
-    count = min(jobs, len(todo)) if settings.check_only else 1
-    over(todo, work, where, language=settings.language, jobs=count)
+    if pipeline is not None:
+        try:
+            count = min(jobs or workers(where), max(1, len(todo)))
+            over(todo, work, where, language=settings.language, jobs=count, role=SWEEP_ROLE)
+        finally:
+            pipeline.close()
+    else:
+        count = min(jobs, len(todo)) if settings.check_only else 1
+        over(todo, work, where, language=settings.language, jobs=count)
     wanted = {p.id for p in problems}
     return [r for r in read_rows(out) if r["id"] in wanted]
 
@@ -153,7 +173,14 @@ def _claim(out: Path, settings: BenchSettings) -> None:
         raise StoreError("the folder cannot be written", got=error.strerror, where=str(out)) from error
 
 
-def _row(problem: Problem, checker: Checker, settings: BenchSettings, where: Place, out: Path) -> Row:
+def _row(
+    problem: Problem,
+    checker: Checker,
+    settings: BenchSettings,
+    where: Place,
+    out: Path,
+    pipeline: Pipeline | None,
+) -> Row:
     row: Row = {"id": problem.id, "name": problem.name, "degenerate": problem.degenerate}
     try:
         source = problem.path.read_text(encoding="utf-8")
@@ -161,6 +188,8 @@ def _row(problem: Problem, checker: Checker, settings: BenchSettings, where: Pla
             arguments = {"source": source, "scale": settings.scale, "where": str(problem.path)}
             source = checker.call("shrink", arguments)["source"]
         spec = spec_of(problem, source)
+        if pipeline is not None:
+            return row | pipeline.row(problem, spec, checker)
         secret = int.from_bytes(hashlib.sha256(f"{problem.id}/{settings.seed}".encode()).digest()[:6], "big")
         found = checker.call("check", {"spec": to_plain(spec), "seed": settings.seed, "secret": secret})
         row.update(found)

@@ -10,21 +10,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
+
 from kevolve_core.api.parts import Place
 from kevolve_core.errors import WorkerError
 from kevolve_core.isolate.process import Limits, WorkerProcess
 from kevolve_core.serial import to_plain
 
-__all__ = ["Checker", "over"]
+__all__ = ["CHECK_ROLE", "SWEEP_ROLE", "Checker", "over"]
 
 T = TypeVar("T")
-_LIMITS = Limits(seconds=600.0, memory_bytes=16 << 30)
+_LIMITS = Limits(seconds=600.0, memory_bytes=24 << 30)
+
+
+CHECK_ROLE = "kevolve_core.bench.check:CheckRole"
+SWEEP_ROLE = "kevolve_core.bench.sweep:SweepRole"
 
 
 class Checker:
-    """One checking process (see `kevolve_core.bench.check.CheckRole`), started when it is first needed."""
+    """One process of ``role`` (see `kevolve_core.bench.check.CheckRole`), started when it is first needed."""
 
-    def __init__(self, where: Place, language: str, threads: int, workdir: Path) -> None:
+    def __init__(
+        self, where: Place, language: str, threads: int, workdir: Path, role: str = CHECK_ROLE
+    ) -> None:
+        self._role = role
         self._where = where
         self._language = language
         self._threads = threads
@@ -32,13 +41,14 @@ class Checker:
         self._worker: WorkerProcess | None = None
         self.closed = False
 
-    def call(self, op: str, arguments: Mapping[str, Any]) -> Any:
+    def call(self, op: str, arguments: Mapping[str, Any], seconds: float = _LIMITS.seconds) -> Any:
         """The answer of one operation. Raises WorkerError for a crash or hang of the process."""
         if self.closed:
             raise WorkerError("the benchmark was stopped")
         if self._worker is None or not self._worker.alive:
             self._worker = self._started()
-        return self._worker.call(op, arguments, limits=_LIMITS).value
+        limits = attrs.evolve(_LIMITS, seconds=seconds)
+        return self._worker.call(op, arguments, limits=limits).value
 
     def _started(self) -> WorkerProcess:
         where = self._where
@@ -56,8 +66,7 @@ class Checker:
             "threads": self._threads,
             "workdir": str(scratch),
         }
-        role = "kevolve_core.bench.check:CheckRole"
-        return WorkerProcess(role, config, workdir=self._workdir, environment=environment, name="check")
+        return WorkerProcess(self._role, config, workdir=self._workdir, environment=environment, name="check")
 
     def close(self) -> None:
         """End the process; whatever is asked of it afterwards raises."""
@@ -67,7 +76,13 @@ class Checker:
 
 
 def over(
-    items: Iterable[T], work: Callable[[T, Checker], None], where: Place, *, language: str = "", jobs: int = 0
+    items: Iterable[T],
+    work: Callable[[T, Checker], None],
+    where: Place,
+    *,
+    language: str = "",
+    jobs: int = 0,
+    role: str = CHECK_ROLE,
 ) -> None:
     """``work(item, checker)`` for every item, in ``jobs`` threads with a process each (0: one a core)."""
     cores = len(os.sched_getaffinity(0))
@@ -85,7 +100,7 @@ def over(
 
     with tempfile.TemporaryDirectory(prefix="kevolve-bench-") as scratch:
         threads = max(1, cores // count)
-        checkers = [Checker(where, language, threads, Path(scratch) / str(k)) for k in range(count)]
+        checkers = [Checker(where, language, threads, Path(scratch) / str(k), role) for k in range(count)]
         with ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(serve, c) for c in checkers]
             try:

@@ -34,6 +34,9 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     captures = [r["first_proposal_s"] for r in rows if "first_proposal_s" in r]
     if captures:
         found["slowest_first_proposal_s"] = max(captures)
+    for name in ("tried", "device_s", "timed_s"):  # of a sweep: candidates, and seconds with the device
+        if values := [r[name] for r in rows if name in r]:
+            found[name] = round(sum(values), 3)
     timed = [r for r in rows if r.get("ratio")]
     if timed:
         found["timed"] = len(timed)

@@ -42,7 +42,13 @@ def _levels(_ctx: Any, _param: Any, value: str) -> tuple[int, ...]:
               help="tiny, small or full: how far module-level sizes are halved.")  # fmt: skip
 @click.option("--budget", default="20s", show_default=True, help="Of the search on each problem.")
 @click.option("--check-only", is_flag=True, help="Check each first proposal; time nothing.")
-@click.option("--language", default="", metavar="NAME", help="Of the candidates that --check-only checks.")
+@click.option(
+    "--sweep",
+    default=0,
+    metavar="N",
+    help="Time N proposals a problem, without a search and without the evaluator's fences.",
+)
+@click.option("--language", default="", metavar="NAME", help="Of the candidates of --check-only and --sweep.")
 @click.option("--problem", "only", multiple=True, metavar="ID", help="Only this one (1/23); may be repeated.")
 @click.option("--jobs", default=0, metavar="N", help="Checking processes; one a core by default.")
 @click.option("--seed", default=0, show_default=True, help="Of weights and of the search.")
@@ -58,6 +64,7 @@ def kernelbench(
     scale: str,
     budget: str,
     check_only: bool,
+    sweep: int,
     language: str,
     only: tuple[str, ...],
     jobs: int,
@@ -71,14 +78,16 @@ def kernelbench(
 
     Exit code 0 when every problem that counts is solved correctly, 1 when some are not.
     """
-    from kevolve_core.bench.kernelbench import BenchSettings, run_kernelbench
+    from kevolve_core.bench.kernelbench import ENVIRONMENT, BenchSettings, run_kernelbench
     from kevolve_core.bench.summary import markdown, summary
 
+    if check_only and sweep:
+        raise ConfigError("--check-only times nothing and --sweep does", mend="give one of them")
     settings = BenchSettings(
         root=str(root), levels=levels, scale=scale, check_only=check_only, budget=budget, language=language,
-        only=only, seed=seed, backend=backend or "",
+        only=only, seed=seed, backend=backend or "", sweep=sweep,
     )  # fmt: skip
-    target = folder or Path("kevolve-bench") / ("check" if check_only else "search")
+    target = folder or Path("kevolve-bench") / ("check" if check_only else "sweep" if sweep else "search")
     console = err() if as_json else out()
 
     def show(row: dict[str, Any], done: int, total: int) -> None:
@@ -93,9 +102,9 @@ def kernelbench(
     command = f"kevolve {shlex.join(sys.argv[1:])}" if sys.argv[1:] else "kevolve bench kernelbench"
     totals = summary(rows)
     (target / "report.md").write_text(markdown(rows, "KernelBench", command), encoding="utf-8")
-    (target / "report.json").write_text(
-        json.dumps({"rows": rows, "summary": totals}, indent=1), encoding="utf-8"
-    )
+    found = json.loads((target / ENVIRONMENT).read_text(encoding="utf-8"))
+    report = {"rows": rows, "summary": {**totals, "command": command, "environment": found}}
+    (target / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     if as_json:
         click.echo(json.dumps({"rows": rows, "summary": totals}, indent=2))
     else:

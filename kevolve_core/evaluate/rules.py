@@ -31,7 +31,9 @@ FORBIDDEN_SUBMODULES = (
     "torch.library", "torch.distributed", "torch.testing", "torch.utils.benchmark",
     "torch.profiler", "torch.autograd.profiler", "torch.futures", "torch.jit", "torch._C",
     "torch._dynamo", "torch._inductor", "torch.load", "torch.save", "torch.serialization",
-    "torch.package", "torch.classes", "torch.backends",
+    "torch.package", "torch.classes", "torch.backends", "cutlass.base_dsl", "cutlass._mlir", "cutlass.jax",
+    "cutlass.testing", "cutlass.cute.testing", "cutlass.cute.export", "cutlass.cute.runtime.load_module",
+    "cutlass.runtime.load_module",
 )  # fmt: skip
 #: Builtins that reach code, files or other objects' insides.
 FORBIDDEN_NAMES = frozenset(

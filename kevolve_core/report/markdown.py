@@ -104,12 +104,14 @@ def _kernel(record: RunRecord, file: str) -> str:
         return "\n".join([*lines, "- it is the fastest baseline, unchanged"])
     seen = record.evaluation.library_calls
     libraries = ", ".join(f"`{name}`" for name in dict.fromkeys([*kernel.libraries, *seen])) or "none"
+    rewrites = kernel.origin.notes.get("rewrites", "")
     checked = ", ".join(case.name for case in record.spec.cases) if record.result.confirmed else "not yet"
     return "\n".join(
         [
             *lines,
             f"- made by: {kernel.origin.generator}, {kernel.origin.operator}",
             f"- library calls: {libraries}",
+            *([f"- rewrites of its graph: {rewrites}"] if rewrites else []),
             f"- confirmed on: {checked} (precision policy: {record.spec.precision.policy})",
             f"- input seed, disclosed with the verdict: {record.evaluation.seed}",
         ]

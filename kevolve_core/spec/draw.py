@@ -29,10 +29,11 @@ _ROW_EXPONENT_HALF = 4
 _SPECIAL = (math.inf, -math.inf, math.nan)
 
 
-def generator(*parts: object) -> torch.Generator:
-    """A generator whose state is a pure function of ``parts``."""
+def generator(*parts: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of ``device`` whose state is a pure function of ``parts``. What it draws depends on the
+    device's type."""
     digest = hashlib.sha256("|".join(map(str, parts)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def constrained(spec: InputSpec) -> bool:
@@ -89,24 +90,26 @@ def transform(
     x: torch.Tensor, variant: str, rng: torch.Generator, special: bool, dtype: torch.dtype
 ) -> torch.Tensor:
     """``x`` (unconstrained floats that will be given as ``dtype``) as ``variant`` wants it, in place where
-    that is possible. Zeros stay zero and signs stay under ``large`` and ``sparse``."""
+    that is possible. Zeros stay zero and signs stay under ``large`` and ``sparse``. ``rng`` is of the device
+    of ``x``."""
     half = dtype is torch.float16
     if variant == "large":
         return x.mul_(_LARGE_HALF if half else _LARGE)
     if variant == "sparse":
-        return x.mul_(torch.empty(x.shape).uniform_(generator=rng).lt_(_KEEP).to(x.dtype))
+        draws = torch.empty(x.shape, device=x.device).uniform_(generator=rng)
+        return x.mul_(draws.lt_(_KEEP).to(x.dtype))
     if variant == "structured" and x.numel():
         rows = x.reshape(-1, x.shape[-1]) if x.dim() > 1 else x.reshape(-1, 1)
         bound = _ROW_EXPONENT_HALF if half else _ROW_EXPONENT
-        exponents = torch.randint(-bound, bound + 1, (rows.shape[0], 1), generator=rng)
+        exponents = torch.randint(-bound, bound + 1, (rows.shape[0], 1), generator=rng, device=x.device)
         rows.mul_(torch.exp2(exponents.to(x.dtype)))
         rows[1::4] += 8.0  # an offset mean: cancellation in variances
         rows[2::4] = rows[2::4].round()  # ties
         return rows.reshape(x.shape)
     if variant == "special" and special and x.numel():
         flat = x.reshape(-1)
-        values = torch.tensor(_SPECIAL[: min(len(_SPECIAL), flat.numel())], dtype=x.dtype)
-        flat[torch.randint(flat.numel(), values.shape, generator=rng)] = values
+        values = torch.tensor(_SPECIAL[: min(len(_SPECIAL), flat.numel())], dtype=x.dtype, device=x.device)
+        flat[torch.randint(flat.numel(), values.shape, generator=rng, device=x.device)] = values
         return flat.reshape(x.shape)
     return x
 

@@ -12,35 +12,52 @@ from kevolve_core.spec.draw import generator, transform
 from kevolve_core.spec.importing import import_reference, user_code
 from kevolve_core.spec.seeding import seeded
 
-__all__ = ["drawn_by_file"]
+__all__ = ["described_by_file", "drawn_by_file", "given_by_file", "is_free"]
 
 
 def drawn_by_file(spec: KernelSpec, case: Case, seed: int, variant: str) -> tuple[Any, ...]:
     """What the file's ``get_inputs()`` returns under ``seed``, its float tensors turned into ``variant``."""
+    given = given_by_file(spec, seed)
+    inputs = [v.detach() if isinstance(v, torch.Tensor) else v for v in given]
+    if variant == "base":
+        return tuple(inputs)
+    return tuple(
+        transform(v.clone(), variant, generator(seed, case.name, i, variant), True, v.dtype)
+        if isinstance(v, torch.Tensor) and is_free(v)
+        else v
+        for i, v in enumerate(inputs)
+    )
+
+
+def described_by_file(spec: KernelSpec) -> tuple[Any, ...]:
+    """What `drawn_by_file` gives, without data: tensors are on PyTorch's ``meta`` device. Where the file
+    needs data to make its inputs they are drawn, and then described."""
+    try:
+        with torch.device("meta"):
+            given = given_by_file(spec, 0)
+    except SpecError:
+        given = given_by_file(spec, 0)
+    return tuple(v.detach().to("meta") if isinstance(v, torch.Tensor) else v for v in given)
+
+
+def given_by_file(spec: KernelSpec, seed: int) -> list[Any] | tuple[Any, ...]:
+    """The list that ``get_inputs()`` returns under ``seed``, on PyTorch's default device."""
     ref = spec.reference
     with seeded(seed):
         namespace = import_reference(spec)
         torch.manual_seed(seed)
         with user_code(spec, f"{ref.inputs_from}() fails"):
-            given = namespace[ref.inputs_from]()
+            given: Any = namespace[ref.inputs_from]()
     if not isinstance(given, (list, tuple)):
         raise SpecError(
             f"{ref.inputs_from}() must return a list of inputs",
             got=type(given).__name__,
             where=ref.path or spec.name,
         )
-    inputs = [v.detach() if isinstance(v, torch.Tensor) else v for v in given]
-    if variant == "base":
-        return tuple(inputs)
-    return tuple(
-        transform(v.clone(), variant, generator(seed, case.name, i, variant), True, v.dtype)
-        if isinstance(v, torch.Tensor) and _is_free(v)
-        else v
-        for i, v in enumerate(inputs)
-    )
+    return given
 
 
-def _is_free(x: torch.Tensor) -> bool:
+def is_free(x: torch.Tensor) -> bool:
     """Whether a tensor drawn by the user's code looks like unconstrained floats.
 
     Whole numbers (labels, counts, masks), rows that sum to one (probabilities), triangular, diagonal and

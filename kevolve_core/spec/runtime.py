@@ -19,7 +19,7 @@ from kevolve_core.errors import SpecError
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec
 from kevolve_core.spec.double import double_module, in_double
 from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, takes_special
-from kevolve_core.spec.given import drawn_by_file
+from kevolve_core.spec.given import described_by_file, drawn_by_file
 from kevolve_core.spec.importing import filename_of, import_reference, user_code
 from kevolve_core.spec.randomness import Drawing, Scoped, recording, replaying
 from kevolve_core.spec.seeding import PROCESS, generator_states, seeded
@@ -27,6 +27,7 @@ from kevolve_core.spec.seeding import PROCESS, generator_states, seeded
 __all__ = [
     "LoadedReference",
     "draw_inputs",
+    "example_inputs",
     "in_float64",
     "layouts",
     "load_reference",
@@ -148,6 +149,22 @@ def draw_inputs(
     return (*given, *(draw_tensor(s, "base", generator(seed, case.name, s.name), {}) for s in extra))
 
 
+def example_inputs(spec: KernelSpec, case: Case, layout: str = "contiguous") -> tuple[Any, ...]:
+    """What `draw_inputs` gives without its data: tensors on PyTorch's ``meta`` device, values of scalars."""
+    if spec.reference.inputs_from and not case.inputs:
+        given = described_by_file(spec)
+    else:
+        given = tuple(_example(s, layout) for s in case.inputs)
+    return (*given, *(_example(s, "contiguous") for s in _random_inputs(spec, case, None)))
+
+
+def _example(s: InputSpec, layout: str) -> Any:
+    if s.shape is None:
+        return s.value
+    plain = torch.empty(tuple(int(n) for n in s.shape), dtype=getattr(torch, s.dtype), device="meta")
+    return laid_out(plain, layout if layout in s.layouts else s.layouts[0])
+
+
 def _drawn(case: Case, seed: int, variant: str, layout: str) -> tuple[Any, ...]:
     tensors: dict[str, torch.Tensor] = {}
     declared = {s.name: s for s in case.inputs}
@@ -237,18 +254,11 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
             return _random_cache[key]
         if plain is None:
             plain = _constructed(spec, case, 0)[0]
-        _random_cache[key] = ()  # draw_inputs below gives the declared inputs alone
-        try:
-            inputs = draw_inputs(spec, case, 0)
-        finally:
-            del _random_cache[key]
         found: list[InputSpec] = []
         with seeded(0):
             before = generator_states()
             with user_code(spec, f"the reference fails on case '{case.name}'"):
-                target = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
-                with recording(generator(0, case.name, "trial"), found) as tape:
-                    target(*inputs)
+                operators = _trial(spec, case, plain, found)
             if (after := generator_states()) != before:
                 culprit = next(name for name in before if before[name] != after[name])
                 raise SpecError(
@@ -257,8 +267,31 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
                     mend="use torch.rand and its kin, or pass the drawn values as an input",
                 )
         _random_cache[key] = tuple(found)
-        _operators[key] = tape.operators
+        _operators[key] = operators
         return _random_cache[key]
+
+
+def _trial(spec: KernelSpec, case: Case, plain: Callable[..., Any], found: list[InputSpec]) -> int:
+    """Run ``plain`` once, noting in ``found`` what it draws; the number of operators it ran. A module runs
+    without data where it can, which costs nothing whatever its sizes."""
+    key = (spec.fingerprint, case.name)
+    _random_cache[key] = ()  # the declared inputs alone
+    try:
+        if isinstance(plain, torch.nn.Module):
+            try:
+                target, examples = copy.deepcopy(plain).to("meta"), example_inputs(spec, case)
+                with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
+                    target(*examples)
+                return int(tape.operators)
+            except Exception:  # it looks at values, or holds tensors that are not its state: run it in full
+                found.clear()
+        inputs = draw_inputs(spec, case, 0)
+        whole = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
+        with recording(generator(0, case.name, "trial"), found) as tape:
+            whole(*inputs)
+        return int(tape.operators)
+    finally:
+        del _random_cache[key]
 
 
 def _with_random_inputs(

@@ -195,9 +195,8 @@ def _decompositions(keep: frozenset[str]) -> dict[Any, Callable[..., Any]]:
 
     aten = torch.ops.aten
     more = get_decompositions(
-        [aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d, aten.upsample_bicubic2d,
-         aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.grid_sampler_2d,
-         aten._trilinear]
+        [aten.upsample_bicubic2d, aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d,
+         aten.grid_sampler_2d, aten._trilinear]
     )  # fmt: skip
     table = {**core_aten_decompositions(), **more, **DECOMPOSITIONS}
     return {op: f for op, f in table.items() if str(op) not in keep}

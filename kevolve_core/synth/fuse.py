@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attrs import frozen
 
-from kevolve_core.ir import Load
+from kevolve_core.ir import Index, Load
 from kevolve_core.synth.axes import Axes
 from kevolve_core.synth.index import Indexer, integer
 from kevolve_core.synth.inline import LEAVES, Access, Inliner
@@ -21,6 +21,8 @@ from kevolve_core.synth.lower import Def
 from kevolve_core.synth.lower.core import Value
 
 __all__ = ["Fusion", "Group", "MIN_TASKS"]
+
+APART = frozenset(["library", "scatter"])  # kinds of definitions that share a nest with nothing
 
 #: A row group with fewer tasks than this does not take in a pointwise consumer of `MANY` elements or more:
 #: the consumer alone has all its elements as tasks. Estimated.
@@ -149,6 +151,10 @@ class Fusion:
         by = self.axes.substitution(d)
         if d.kind in {"reduce", "scan"}:
             inliner.evaluated(d, by)
+        elif d.kind == "scatter":
+            inliner.placed(d, by)
+            before = (Access(d.row, ()),) if d.row else ()
+            return (*before, *inliner.accesses)
         else:
             inliner.at(d, tuple(self.ix.substitute(a, by) for a in d.axes))
         return tuple(inliner.accesses)
@@ -164,7 +170,7 @@ class Fusion:
 
     def _matching(self, access: Access) -> list[tuple[str, str]] | tuple[str, int] | None:
         d = self.defs[access.name]
-        if d.kind == "library" or len(access.index) != len(d.axes):
+        if d.kind in APART or len(access.index) != len(d.axes):
             return None
         by = self.axes.substitution(d)
         pairs: list[tuple[str, str]] = []
@@ -209,7 +215,7 @@ class Fusion:
             if consumer not in owner or producer not in owner or (consumer, producer) in self.apart:
                 continue
             a, b = owner[consumer], owner[producer]
-            if a == b or self._is_library(members[a]) or self._is_library(members[b]):
+            if a == b or self._is_apart(members[a]) or self._is_apart(members[b]):
                 continue
             if self._can_join(members[a], members[b], owner, members, a, b):
                 self._join(owner, members, a, b)
@@ -238,7 +244,7 @@ class Fusion:
         """A member each of groups that read a common tensor, in order."""
         readers: dict[str, list[int]] = {}
         for g, names in members.items():
-            if not self._is_library(names):
+            if not self._is_apart(names):
                 for tensor in dict.fromkeys(a.name for n in names for a in self.accesses[n] if a.index):
                     readers.setdefault(tensor, []).append(g)
         pairs = {(a, b) for groups in readers.values() for a in groups for b in groups if a < b}
@@ -268,8 +274,8 @@ class Fusion:
             pairs += found
         return pairs
 
-    def _is_library(self, names: Sequence[str]) -> bool:
-        return self.defs[names[0]].kind == "library"
+    def _is_apart(self, names: Sequence[str]) -> bool:
+        return self.defs[names[0]].kind in APART
 
     def _join(self, owner: dict[str, int], members: dict[int, list[str]], a: int, b: int) -> None:
         for name in members.pop(b):
@@ -339,8 +345,14 @@ class Fusion:
 
     def _group(self, names: Sequence[str]) -> Group:
         names = sorted(names, key=self.order.__getitem__)
-        if self._is_library(names):
+        first = self.defs[names[0]]
+        if first.kind == "library":
             return Group(tuple(names), {}, None, True)
+        if first.kind == "scatter":
+            loops = self.axes.reduced(first)
+            plain = {e.axis for e in first.row_index if isinstance(e, Index)}
+            rows = frozenset(p for a in first.raxes if a in plain for p in self.axes.pieces(a))
+            return Group(tuple(names), {p: p for p in loops}, rows if first.combiner == "set" else None)
         found = self._classes(names)
         assert found is not None
         return Group(tuple(names), *found)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.interfaces import Proposal, Renderer, Work
+from kevolve_core.interfaces import Proposal, Renderer, Selective, Work
 from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin, content_hash
@@ -33,7 +33,9 @@ _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 class SynthGenerator:
     """Proposes programs lowered from the reference's graph, printed by a backend's renderers.
 
-    Draft 0 is the default point with everything fused; later drafts sample schedules and partitions;
+    Draft 0 is the default point with everything fused; the next are the default of every other language and
+    the spaces' ``starts``; later drafts sample schedules and partitions. Under the ``parity`` policy spaces
+    are without their ``coarse`` choices;
     ``mutate`` and ``crossover`` start from the parents' genomes (where none has one, a draft is made);
     ``sample`` is a uniform draw. Where the policy has a preference, it chooses from a pool of genomes before
     one is rendered; a draft that is given experience starts from that.
@@ -44,7 +46,8 @@ class SynthGenerator:
         renderers: language -> renderer.
         schedule_space: tunables of a step on a device in a language.
         device: for what.
-        graph: how a case becomes a graph; tests and embedders may pass their own.
+        graph: how a case becomes a graph; tests and embedders may pass their own, for instance
+            ``partial(graph_of, without=["batch_norm_folding"])``.
 
     Raises (from `propose` and `programs`):
         CaptureError, SpecError: the reference cannot be captured.
@@ -203,8 +206,11 @@ class SynthGenerator:
 
     def _draft(self, context: Proposal, rng: random.Random, attempt: int) -> tuple[Genome, str]:
         languages = self._languages()
-        if context.sequence == 0 and context.attempt == 0 and attempt == 0:
-            return self._with_steps(Genome(languages[0]), {}), "default"
+        if context.attempt == 0 and attempt == 0:
+            if context.sequence == 0:
+                return self._with_steps(Genome(languages[0]), {}), "default"
+            if context.sequence <= len(started := self._started()):
+                return started[context.sequence - 1]
         if rng.random() < 0.5:
             return self._sampled(rng)
         language, partition = rng.choice(languages), Partition()
@@ -212,6 +218,22 @@ class SynthGenerator:
             partition = self._moved(partition, rng)
         spaces = self._spaces_of(partition, language)
         return Genome(language, partition, moved_steps({}, spaces, rng, rng.randint(1, 3))), "near default"
+
+    def _started(self) -> list[tuple[Genome, str]]:
+        """What is tried right after the default: those of the other languages, then every language's first
+        start, second start, and so on. Steps that have fewer keep their default."""
+        languages = self._languages()
+        found = [(self._with_steps(Genome(language), {}), "default") for language in languages[1:]]
+        starts = {
+            language: {n: s.started() for n, s in self._spaces_of(Partition(), language).items()}
+            for language in languages
+        }
+        for k in range(max((len(v) for of in starts.values() for v in of.values()), default=0)):
+            for language, of in starts.items():
+                steps = {name: points[k] for name, points in of.items() if k < len(points)}
+                if steps:
+                    found.append((self._with_steps(Genome(language), steps), "start"))
+        return found
 
     def _sampled(self, rng: random.Random) -> tuple[Genome, str]:
         """A uniform schedule; a share of them of another partition."""
@@ -266,14 +288,18 @@ class SynthGenerator:
     def _spaces_of(self, partition: Partition, language: str) -> dict[str, Space]:
         key = (partition, language)
         if key not in self._spaces:
-            self._spaces[key] = {
+            spaces = {
                 name: self._space_of(step, self._device, language)
                 for name, step in self._steps(partition).items()
             }
+            if self._spec.precision.policy == "parity":
+                spaces = {name: space.exact() for name, space in spaces.items()}
+            self._spaces[key] = spaces
         return self._spaces[key]
 
     def _languages(self) -> list[str]:
-        """Languages that can print every step of the default program."""
+        """Languages that can print every step of the default program, and have something of their own in
+        it."""
         reasons: list[str] = []
         able: list[str] = []
         for language, renderer in self._renderers.items():
@@ -283,6 +309,9 @@ class SynthGenerator:
                 for step in s.program.steps
                 if (reason := renderer.supports(step))
             ]
+            if not refusals and isinstance(renderer, Selective):
+                programs = [s.program for s in self._programs(Partition())]
+                refusals = [f"{language}: {why}" for why in [renderer.declines(programs)] if why]
             reasons += refusals[:1]
             if not refusals:
                 able.append(language)
@@ -294,6 +323,10 @@ class SynthGenerator:
             )
         return able
 
+    def _rewrites(self) -> str:
+        """Names of the graph's rewrites that changed any case."""
+        return ", ".join(dict.fromkeys(name for g in self._graphs.values() for name in g.rewrites))
+
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
         programs = [s.program for s in self._programs(genome.partition)]
         renderer = self._renderers[genome.language]
@@ -303,7 +336,7 @@ class SynthGenerator:
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
             libraries=tuple(sorted(candidate.libraries)),
-            origin=Origin(self.name, context.operator, {"move": note}),
+            origin=Origin(self.name, context.operator, {"move": note, "rewrites": self._rewrites()}),
         )
 
 

@@ -86,11 +86,13 @@ class Node:
 @frozen
 class Graph:
     """Nodes in topological order. ``outputs`` are the leaves of the reference's result, depth first, and
-    ``structure`` that result with leaf numbers in place of tensors (see `kevolve_core.ir.Program`)."""
+    ``structure`` that result with leaf numbers in place of tensors (see `kevolve_core.ir.Program`);
+    ``rewrites`` names those of `kevolve_core.synth.simplify` that changed it."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref, ...]
     structure: Any = 0
+    rewrites: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:
         for n in self.nodes:

@@ -7,6 +7,7 @@ expressions and reshapes cancel: ``(n * 12 + c) // 12`` is ``n`` where ``c < 12`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from kevolve_core.ir import Const, Expr, Index, Load, Op, Var
 
@@ -26,8 +27,9 @@ def integer(value: int) -> Const:
 ZERO = integer(0)
 
 
+@lru_cache(maxsize=1 << 16)
 def linear(e: Expr) -> Linear:
-    """``e`` as constant + sum of coefficient * atom."""
+    """``e`` as constant + sum of coefficient * atom. Callers do not change it: it is kept."""
     if isinstance(e, Const):
         return int(e.value), {}
     if isinstance(e, Op) and e.dtype == "int64":
@@ -60,7 +62,12 @@ def _order(item: tuple[Expr, int]) -> tuple[int, int, str]:
     atom, coefficient = item
     if isinstance(atom, Index):
         return (1, -abs(coefficient), atom.axis)
-    return (0, -abs(coefficient), atom.name if isinstance(atom, Var) else repr(atom))
+    return (0, -abs(coefficient), _text(atom))
+
+
+@lru_cache(maxsize=1 << 14)
+def _text(atom: Expr) -> str:
+    return atom.name if isinstance(atom, Var) else repr(atom)
 
 
 def delinearised(form: Linear) -> Expr:

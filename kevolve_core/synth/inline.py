@@ -69,6 +69,12 @@ class Inliner:
         self.covers[d.name] = None
         return self._expand(self.ix.substitute(d.value, axes), None, {})
 
+    def placed(self, d: Def, axes: Mapping[str, Expr]) -> tuple[tuple[Expr, ...], Expr]:
+        """Where and what scattered definition ``d`` stores at a point of its loops."""
+        memo: dict[Expr, Expr] = {}
+        place = tuple(self._expand(self.ix.substitute(e, axes), None, memo) for e in d.row_index)
+        return place, self.evaluated(d, axes)
+
     def at(self, d: Def, index: tuple[Expr, ...], mask: Expr | None = None) -> Expr:
         """The element of virtual definition ``d`` at ``index``."""
         key = (d.name, index, mask)

@@ -82,6 +82,8 @@ class NestBuilder:
         """How the loops of a pointwise group are cut into segments, if they are."""
         if not self.cut or group.outer is not None:
             return None
+        if any(self.fusion.defs[n].kind == "scatter" for n in group.members):
+            return None
         found: dict[str, frozenset[int]] = {}
         memo: dict[tuple[str, str], frozenset[int]] = {}
 
@@ -125,6 +127,10 @@ class NestBuilder:
                 result = values[name]
                 if self.in_memory(name):
                     inliner.body.append(Store(name, axes, result))
+                continue
+            if d.kind == "scatter":
+                place, value = inliner.placed(d, by)
+                inliner.body.append(Store(name, place, value, None, d.combiner))
                 continue
             for place in self._places(axes, segments, within):
                 result = inliner.at(d, place)

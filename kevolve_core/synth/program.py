@@ -84,6 +84,7 @@ class _Assembler:
         self.memory: set[str] = set()
         self.outputs: set[str] = set()
         self.search_rows: set[str] = set()
+        self.started: dict[str, str] = {}  # what a scattered definition starts as -> that definition
 
     def assembled(self) -> Synthesised:
         lowering = self.lowering
@@ -94,6 +95,9 @@ class _Assembler:
             if d.call is not None:
                 self._fix_operands(d)
         required |= self._library_bases()
+        scattered = [d for d in lowering.defs.values() if d.kind == "scatter"]
+        self.started = {d.row: d.name for d in scattered if d.row}
+        required |= {*self.started, *(d.name for d in scattered)}
         self.search_rows = {d.row for d in lowering.defs.values() if d.kind == "search"}
         self.tables = tables(lowering.defs, lowering.ix.extents, required)
         required |= {
@@ -134,7 +138,7 @@ class _Assembler:
         if found is not None:
             d = defs[found[0]]
             if d.kind == "library" or (
-                d.kind in {"reduce", "scan", "search", "point"} and d.size == _size(v.shape)
+                d.kind in {"reduce", "scan", "search", "scatter", "point"} and d.size == _size(v.shape)
             ):
                 return d.name, v
         self.lowering.node = None
@@ -248,6 +252,8 @@ class _Assembler:
 
     def layout(self, name: str) -> Layout:
         """The buffer of definition ``name``."""
+        if name in self.started:  # what is scattered into lies where the result does
+            return self.layout(self.started[name])
         if name not in self.layouts:
             d = self.fusion.defs[name]
             role = (

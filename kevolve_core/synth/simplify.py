@@ -1,4 +1,5 @@
-"""Named rewrites of the operator graph before lowering. Each is exact and can be turned off by name."""
+"""Named rewrites of the operator graph before lowering. Each is exact (those of `algebra` in real arithmetic)
+and can be turned off by name."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import Any
 
 from attrs import evolve
 
+from kevolve_core.errors import ConfigError, suggest
+from kevolve_core.synth.algebra import batch_norm_folding, mean_of_convolution, sums_of_products
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, references, replace_refs
 
 __all__ = ["REWRITES", "simplified"]
@@ -161,13 +164,27 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {
     "common_subexpressions": common_subexpressions,
     "cat_prefixes": cat_prefixes,
     "reverse_scans": reverse_scans,
+    "sums_of_products": sums_of_products,
+    "mean_of_convolution": mean_of_convolution,
+    "batch_norm_folding": batch_norm_folding,
     "dead_code": dead_code,
 }
 
 
 def simplified(graph: Graph, without: Collection[str] = ()) -> Graph:
-    """``graph`` after every rewrite but those named in ``without``."""
+    """``graph`` after every rewrite but those named in ``without``; it notes which changed it.
+
+    Raises:
+        ConfigError: there is no rewrite of a name in ``without``.
+    """
+    for name in without:
+        if name not in REWRITES:
+            raise ConfigError("there is no such rewrite", got=name, mend=suggest(name, REWRITES))
+    applied: list[str] = []
     for name, rewrite in REWRITES.items():
         if name not in without:
-            graph = rewrite(graph)
-    return graph
+            changed = rewrite(graph)
+            if changed != graph:
+                applied.append(name)
+            graph = changed
+    return evolve(graph, rewrites=tuple(applied))

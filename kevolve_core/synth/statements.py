@@ -244,6 +244,8 @@ def anchor(body: Sequence[Statement]) -> str:
         return "normalization" if wide else "reduction"
     if any(isinstance(s, Search) for s in body):
         return "search"
+    if any(isinstance(s, Store) and (s.mode != "set" or any(map(_has_load, s.index))) for s in body):
+        return "scatter"
     gathers = any(
         _has_load(i) for s in body for e in parts(s) for n in walk(e) if isinstance(n, Load) for i in n.index
     )

@@ -19,6 +19,7 @@ POINTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "looped": LOOPED,
     "tiled": {"rows": 4, "cols": 16, "programs": 2, "online": False},
+    "held": {"rows": 2, "cols": 16, "held": True},
 }
 _SMALL = {"implementation": "generated", "tile_rows": 16, "tile_cols": 16, "tile_depth": 16}
 PRODUCTS: Mapping[str, Mapping[str, Any]] = {
@@ -102,6 +103,11 @@ PROBLEMS: Mapping[str, Problem] = {
         lambda x: x / x.norm(dim=-1, keepdim=True),
         _normal((2, 5000)),
         {"spread": {"rows": 1, "cols": 64, "spread": 16}, "uneven": {"rows": 2, "cols": 128, "spread": 3}},
+    ),
+    "windows": Problem(
+        lambda x: (F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, (2, 3))),
+        _normal((2, 3, 7, 9)),
+        {"default": {}, "unrolled": {"rows": 8, "cols": 1, "held": True}},
     ),
     "cumulative sum": Problem(lambda x: torch.cumsum(x, 1), _normal((3, 70))),
     "argmax over a middle dimension": Problem(lambda x: x.argmax(1), _normal((3, 40, 5))),

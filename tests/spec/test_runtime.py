@@ -12,6 +12,7 @@ from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.spec import parse_spec
 from kevolve_core.spec.runtime import (
     draw_inputs,
+    example_inputs,
     in_float64,
     layouts,
     load_reference,
@@ -410,3 +411,17 @@ def test_torch_compile_takes_a_reference_with_random_inputs() -> None:
     inputs = draw_inputs(spec, spec.cases[0], 1)
     graph = torch.compile(reference.call, backend="eager", fullgraph=True)
     assert torch.equal(graph(*inputs), reference.call(*inputs))
+
+
+def test_inputs_of_a_kernelbench_file_are_described_without_drawing_them() -> None:
+    spec = spec_of(KERNELBENCH)
+    described = example_inputs(spec, spec.cases[0])
+    drawn = draw_inputs(spec, spec.cases[0], 0)
+    assert [(t.device.type, t.shape, t.dtype) for t in described] == [
+        ("meta", t.shape, t.dtype) for t in drawn
+    ]
+
+
+def test_inputs_that_are_made_from_data_are_drawn_and_described() -> None:
+    spec = spec_of(KERNELBENCH.replace("torch.rand(16, 8)", "torch.rand(int(torch.ones(16).sum()), 8)"))
+    assert example_inputs(spec, spec.cases[0])[0].shape == (16, 8)

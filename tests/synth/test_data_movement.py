@@ -125,6 +125,36 @@ def _linear(n: int, k: int) -> list[torch.Tensor]:
     return [torch.randn(n, k), torch.randn(n)]
 
 
+ROWS = ints(7, 5, 7)
+SCATTERED: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+    "scatter": (lambda x: x.scatter(1, torch.tensor([[3], [0], [6], [1], [2]]), 9.0), [X]),
+    "scatter_transposed": (lambda x: x.t().scatter(0, torch.tensor([[3, 0, 6, 1, 2]]), 9.0).t(), [X]),
+    "scatter_add": (lambda x, i: torch.zeros(5, 7).scatter_add(1, i, x), [X, ROWS]),
+    "scatter_add_half": (lambda x, i: torch.zeros(5, 7).half().scatter_add(1, i, x), [X.half(), ROWS]),
+    "scatter_max": (lambda x, i: x.scatter_reduce(1, i, x * 2, "amax"), [X, ROWS]),
+    "scatter_mean": (lambda x, i: x.scatter_reduce(1, i, x * 2, "mean"), [X, ROWS]),
+    "index_add": (lambda x: torch.zeros(3, 7).index_add(0, torch.tensor([0, 2, 0, 1, 2]), x, alpha=2), [X]),
+    "index_put": (lambda x: torch.index_put(x * 2, (torch.tensor([0, -1]),), torch.tensor(0.0)), [X]),
+    "index_put_add": (
+        lambda x, y: x.index_put((torch.tensor([0, 1, 0]), torch.tensor([2, 2, 2])), y[0, :3], True), [X, Y]),
+    "index_put_mask": (lambda x: x.index_put((x[:, 0] > 0,), torch.tensor(1.0)), [X]),
+    "index_copy": (lambda x, y: x.index_copy(0, torch.tensor([4, 0]), y[:2]).exp(), [X, Y]),
+    "twice": (lambda x, i: (x * 0).scatter_add(1, i, x).scatter(1, i[:, :1], 1.0).sum(1), [X, ROWS]),
+    "sorted": (lambda x: x.sort(-1)[0] * 2, [X]),
+    "sorted_stably": (lambda x: torch.sort(x.round(), dim=0, descending=True, stable=True), [X]),
+    "sorted_nan": (lambda x: (x - 0.5).log().sort(0)[0], [X]),
+    "largest": (lambda x: x.topk(3, -1)[0].sum(), [X]),
+    "second": (lambda x: x.kthvalue(2, 0)[0], [X]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCATTERED)
+def test_what_data_places_is_stored_there(check: Any, name: str) -> None:
+    function, inputs = SCATTERED[name]
+    program = check(function, inputs)
+    assert [s for s in program.steps if hasattr(s, "operands")] == []
+
+
 CALLS: dict[str, tuple[Callable[..., Any], list[Any], list[str]]] = {
     "mm": (lambda x, y: x @ y.t(), [X, Y], ["aten::mm"]),
     "mm_softmax": (lambda x, y: F.softmax(x @ y.t(), -1), [X, Y], ["aten::mm"]),
@@ -139,15 +169,8 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Any], list[str]]] = {
     "conv2d": (
         lambda x, w: F.relu(F.conv2d(x, w, padding=1)), [X4, torch.randn(4, 6, 3, 3)], ["aten::convolution"],
     ),
-    "sort": (lambda x: x.sort(-1)[0] * 2, [X], ["aten::sort"]),
+    "sort": (lambda x: tuple(x.sort(-1)), [X], ["aten::sort"]),
     "topk": (lambda x: tuple(x.topk(3, -1)), [X], ["aten::topk"]),
-    "scatter_add": (
-        lambda x, i: torch.zeros(5, 7).scatter_add(1, i, x), [X, ints(7, 5, 7)], ["aten::scatter_add"],
-    ),
-    "index_put": (
-        lambda x: torch.index_put(x * 2, (torch.tensor([0, 1]),), torch.tensor(0.0)), [X],
-        ["aten::index_put"],
-    ),
     "vector_products": (lambda x, v: x.mv(v) + v.dot(v), [X, V], []),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal
 from kevolve_core.ir import LibraryCall, Program, Step
-from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
+from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Precision, Reference
 from kevolve_core.model import Candidate, Device, Target
 from kevolve_core.serial import dumps, loads
 from kevolve_core.space import Constraint, Parameter, Point, Space
@@ -226,3 +226,55 @@ def test_a_draft_with_experience_starts_from_it() -> None:
 def test_experience_of_another_generator_is_ignored() -> None:
     (made,) = propose(evolve(proposal(3), experience=({"generator": "other"},)))
     assert made.id == propose(proposal(3))[0].id
+
+
+def starting(step: Step, device: Device, language: str) -> Space:
+    starts = ({"tile": 8}, {"tile": 8, "unroll": 4}, {"tile": 4, "unroll": 2})  # the second is illegal
+    precise = Parameter("precision", ("high", "low"), "high", coarse=("low",))
+    made = space(step, device, language)
+    return evolve(made, parameters=(*made.parameters, precise), starts=starts)
+
+
+def test_starts_are_tried_right_after_the_default() -> None:
+    made = SynthGenerator(SPEC, {"text": Printer()}, starting, DEVICE)
+    points = [
+        dict(next(iter(genome.steps.values())))
+        for sequence in range(3)
+        if (genome := Genome.parsed(made.propose_now(proposal(sequence), 1)[0].genome)) is not None
+    ]
+    assert [(p["tile"], p["unroll"]) for p in points] == [(2, 1), (8, 1), (4, 2)]
+
+
+@pytest.mark.parametrize(("policy", "choices"), [("parity", {"high"}), ("relaxed", {"high", "low"})])
+def test_coarse_choices_are_for_the_relaxed_policy(policy: str, choices: set[str]) -> None:
+    spec = evolve(SPEC, precision=Precision(policy, 1e-2, 1e-2))
+    made = SynthGenerator(spec, {"text": Printer()}, starting, DEVICE)
+    found = made.propose_now(evolve(proposal(9, "sample"), spec=spec), 20)
+    genomes = [Genome.parsed(c.genome) for c in found]
+    assert {p["precision"] for g in genomes if g is not None for p in g.steps.values()} == choices
+
+
+@frozen
+class Choosy:
+    """A `Printer` that leaves every program to others."""
+
+    language: str = "other"
+
+    def supports(self, step: Step) -> str:
+        return Printer().supports(step)
+
+    def declines(self, programs: Sequence[Program]) -> str:
+        return f"{len(programs)} programs are another's"
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        return evolve(Printer().render(spec, programs, choices), language=self.language)
+
+
+def test_a_renderer_may_leave_a_program_to_another_language() -> None:
+    made = SynthGenerator(SPEC, {"other": Choosy(), "text": Printer()}, space, DEVICE)
+    assert made.default().language == "text"
+    with pytest.raises(UnsupportedError) as raised:
+        SynthGenerator(SPEC, {"other": Choosy()}, space, DEVICE).check()
+    assert raised.value.got == "other: 2 programs are another's"

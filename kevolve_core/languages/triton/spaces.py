@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from kevolve_core.ir import (
     Contract,
@@ -30,9 +30,11 @@ from kevolve_core.languages.triton.render.nest import without_first
 from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.tiling import (
+    HELD_TILES,
     Tiling,
     divisible,
     expressions,
+    holdable,
     moment_pairs,
     online_pairs,
     passes_of,
@@ -48,6 +50,7 @@ _WIDEST_ROW = 65536  # columns beyond which a row is never held in registers; es
 _TILE = 2048  # elements of a tile of short rows; estimated
 _ADDITIONS = 32  # additions of one running float32 sum beyond which it is kept in float64; estimated
 _SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
+_HELD_PER_THREAD = 96  # elements of a row a thread keeps across walks; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
 
 
@@ -61,7 +64,12 @@ class TritonFacts:
         max_threads: threads of one program at most.
         shared_bytes: on-chip memory a program may use.
         float64: whether float64 is worth offering for sums.
-        precisions: schemes of float32 products that the target compiles; the precision policy judges them.
+        precisions: schemes of float32 products that the target compiles.
+        coarse: those of them whose operands are rounded to fewer bits than float32 products need: the
+            parity policy refuses them wherever its baseline multiplies in float32, so convolutions, which
+            vendors' libraries may round as much, keep them.
+        product_starts, nest_starts: partial points to try first (`Space.starts`), of products of float32
+            and of half precision, and of nests that combine.
     """
 
     processors: int = 64
@@ -70,6 +78,10 @@ class TritonFacts:
     shared_bytes: int = 48 << 10
     float64: bool = True
     precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
+    coarse: tuple[str, ...] = ("tf32", "bf16x3")
+    product_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    half_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    nest_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
 
 def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSchedule:
@@ -84,7 +96,7 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
         r = max(1, min(rows, 1024 // c))
         return NestSchedule(rows=r, cols=c, num_warps=min(4, widest))
     if down > across and tiling.row_count > 1:
-        r = min(rows, 64)
+        r = min(rows, max(64, _TILE // cols))
         whole = min(cols, max(1, 4096 // r))
     else:
         whole = cols if cols <= _WHOLE_ROW else 4096
@@ -148,14 +160,20 @@ def schedule_space(step: Step, facts: TritonFacts) -> Space:
     nest = step.epilogue if isinstance(step, LibraryCall) else step
     parameters: list[Parameter] = []
     constraints: list[Constraint] = []
+    starts: tuple[Mapping[str, Any], ...] = ()
     if isinstance(step, LibraryCall) and is_product(step):
         parameters, constraints = _product_parameters(step, facts)
+        starts = facts.product_starts if _operand_bytes(step) == 4 else facts.half_starts
+    elif isinstance(step, LoopNest) and tiling_of(step).combines:
+        starts = facts.nest_starts
     if nest is not None and isinstance(step, LibraryCall) and step.repeat:
         nest = without_first(nest)
     if nest is not None:
         more, held = _nest_parameters(nest, facts)
         parameters, constraints = parameters + more, constraints + held
-    return Space(tuple(parameters), tuple(constraints))
+    names = {p.name for p in parameters}
+    starts = tuple({k: v for k, v in start.items() if k in names} for start in starts)
+    return Space(tuple(parameters), tuple(constraints), starts)
 
 
 def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Parameter], list[Constraint]]:
@@ -175,7 +193,8 @@ def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Par
         Parameter("tile_split", (1, 2, 4, 8, 16), 1),
     ]  # fmt: skip
     if size == 4 and len(facts.precisions) > 1:
-        parameters.append(Parameter("tile_precision", facts.precisions, facts.precisions[0]))
+        coarse = () if "convolution" in call.op else facts.coarse
+        parameters.append(Parameter("tile_precision", facts.precisions, facts.precisions[0], coarse))
         parameters.append(Parameter("tile_chunk", (0, 2, 4, 8, 16), 0))
     defaults = {p.name: p.default for p in parameters}
     lanes = facts.warp_size
@@ -221,8 +240,11 @@ def _with(choices: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 def _nest_parameters(nest: LoopNest, facts: TritonFacts) -> tuple[list[Parameter], list[Constraint]]:
     tiling, default = tiling_of(nest), default_schedule(nest, facts)
     rows, cols = power_of_two(tiling.row_count), power_of_two(tiling.col_count)
-    row_choices = _with(_powers(1, min(rows, 128)), default.rows)
-    if tiling.combines:
+    short = tiling.combines and 1 < tiling.col_count <= HELD_TILES
+    row_choices = _with(_powers(1, min(rows, 1024 if short else 128)), default.rows)
+    if short:
+        col_choices = _with(_with((1,), cols), default.cols)
+    elif tiling.combines:
         col_choices = _with(_powers(min(cols, 64), min(cols, 8192)), default.cols)
         col_choices = _with(col_choices, cols) if cols <= _WIDEST_ROW else col_choices
     else:
@@ -242,8 +264,19 @@ def _nest_parameters(nest: LoopNest, facts: TritonFacts) -> tuple[list[Parameter
         own = default.rows * default.cols / (default.num_warps * threads)
         return bool(min(1, own) <= a_thread <= max(_PER_THREAD, own))
 
+    def keeps(p: Mapping[str, Any]) -> bool:
+        if not p.get("held"):
+            return True
+        tiles = -(-tiling.col_count // p["cols"])
+        a_thread = p["rows"] * p["cols"] * tiles / (p["num_warps"] * threads)
+        once = not p.get("programs") and p.get("spread", 1) == 1
+        return bool(1 < tiles <= HELD_TILES and a_thread <= _HELD_PER_THREAD and once)
+
     constraints = [
         Constraint(f"a tile has 1 to {_PER_THREAD} elements a thread", holds),
+        Constraint(
+            f"a row that is held has 2 to {HELD_TILES} tiles and {_HELD_PER_THREAD} elements a thread", keeps
+        ),
     ]
     return parameters, constraints
 
@@ -260,4 +293,6 @@ def _looped(nest: LoopNest, tiling: Tiling, default: NestSchedule, facts: Triton
         found.append(Parameter("accumulate", ("fp32", "fp64"), default.accumulate))
     if online_pairs(nest) or moment_pairs(nest):
         found.append(Parameter("online", (True, False), True))
+    if (tiling.col_count > 1024 or 1 < tiling.col_count <= HELD_TILES) and holdable(nest, tiling):
+        found.append(Parameter("held", (False, True), False))
     return found

@@ -8,12 +8,33 @@ from attrs import frozen
 
 from kevolve_core.errors import KevolveError
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType, replace_refs
-from kevolve_core.synth.lower import gather, library, losses, normalize, pointwise, pool, reductions, views
-from kevolve_core.synth.lower.core import TABLE, Call, Def, Lowering, Value, lowers
+from kevolve_core.synth.lower import (
+    gather,
+    library,
+    losses,
+    normalize,
+    pointwise,
+    pool,
+    reductions,
+    resize,
+    scatter,
+    views,
+)
+from kevolve_core.synth.lower.core import TABLE, Call, DeclinedError, Def, Lowering, Value, lowers
 
 __all__ = ["TABLE", "Call", "Def", "Lowered", "Lowering", "Value", "known", "lower", "lowers"]
 
-_ = (gather, losses, normalize, pointwise, pool, reductions, views)  # imported for what they register
+_ = (
+    gather,
+    losses,
+    normalize,
+    pointwise,
+    pool,
+    reductions,
+    resize,
+    scatter,
+    views,
+)  # imported for what they register
 
 
 def known(op: str) -> bool:
@@ -42,6 +63,9 @@ def lower(graph: Graph) -> Lowered:
     unknown: list[str] = []
     types = {n.name: n.type for n in graph.nodes}
     for node in graph.nodes:
+        if node.op == "getitem":
+            lowering.read.setdefault(node.args[0].name, set()).add(node.args[1])
+    for node in graph.nodes:
         lowering.node = node
         if node.op in {"input", "param", "constant"}:
             values[node.name] = _leaf(lowering, node)
@@ -57,12 +81,14 @@ def lower(graph: Graph) -> Lowered:
             continue
         rule = TABLE.get(node.op)
         try:
-            if rule is None or _reads_empty(args) or _complex((node.type, args)):
+            try:
+                if rule is None or _reads_empty(args) or _complex((node.type, args)):
+                    raise DeclinedError
+                values[node.name] = rule(lowering, *args, **kwargs)
+            except DeclinedError:
                 unknown.append(node.op)
                 packed = _plain(replace_refs(node.args, lambda r: _as_strided(lowering, values, types, r)))
                 values[node.name] = library.opaque(lowering, node, packed, kwargs)
-            else:
-                values[node.name] = rule(lowering, *args, **kwargs)
         except KevolveError:
             raise
         except Exception as error:

@@ -20,13 +20,19 @@ from kevolve_core.ir import Const, Expr, Index, Load, Op, walk
 from kevolve_core.synth.graph import Node
 from kevolve_core.synth.index import ZERO, Indexer, linear
 
-__all__ = ["Call", "Def", "Lowering", "Table", "Value", "accumulator", "cast", "lowers", "wide"]
+__all__ = [
+    "Call", "DeclinedError", "Def", "Lowering", "Table", "Value", "accumulator", "cast", "lowers", "wide",
+]  # fmt: skip
 
 Loader = Callable[[tuple[Expr, ...]], Expr]
 Number = int | float | bool
 
 _FLOATS = frozenset(["float64", "float32", "float16", "bfloat16"])
 _INTEGERS = frozenset(["int64", "int32", "int16", "int8", "uint8"])
+
+
+class DeclinedError(Exception):
+    """Raised by a rule for arguments that it leaves to the target's library."""
 
 
 @frozen(eq=False)
@@ -45,6 +51,8 @@ class Def:
         name: unique in the lowering; the graph node's, with a suffix for helpers of it.
         shape, dtype: logical type.
         kind: ``input``, ``param``, ``constant`` (leaves); ``point``, ``reduce``, ``scan``, ``search``;
+            ``scatter`` (starts as definition ``row``, then at every point of ``raxes`` ``value`` goes to
+            ``row_index``, combined by ``combiner``: a store's mode; it has no axes of its own);
             ``library`` (result ``result`` of ``call``).
         axes: its own index, one expression a dimension: an axis, or 0 where the extent is 1.
         value: the element, over ``axes`` (and ``raxes``); loads name definitions and their logical index.
@@ -141,6 +149,7 @@ class Lowering:
         self.defs: dict[str, Def] = {}
         self.stored: set[str] = set()  # pointwise definitions that are to lie in memory
         self.node: Node | None = None
+        self.read: dict[str, set[int]] = {}  # which results of nodes with several are read
 
     # --- making definitions ------------------------------------------------------------------------------
 
@@ -247,6 +256,30 @@ class Lowering:
             )
         )  # fmt: skip
         return found if dtype == "int64" else self.point(shape, dtype, found.at)
+
+    def scatter(
+        self,
+        start: Value | None,
+        shape: Sequence[int],
+        dtype: str,
+        points: Sequence[int],
+        place: Callable[[tuple[Expr, ...]], tuple[Expr, ...]],
+        value: Loader,
+        mode: str = "set",
+    ) -> Value:
+        """``start`` (None: every element is written) with ``value(i)`` put at ``place(i)`` for every ``i`` of
+        the shape ``points``; ``mode`` is a store's."""
+        row = ""
+        if start is not None:
+            row = self.point(shape, dtype, lambda i: cast(start.broadcast(i), dtype), "start").definition
+        axes = self.own_axes(points)
+        at = tuple(ZERO if n == 1 else e for n, e in zip(shape, place(axes), strict=True))
+        return self.add(
+            Def(
+                self._name("scattered"), tuple(shape), dtype, "scatter", (), cast(value(axes), dtype),
+                tuple(a.axis for a in axes if isinstance(a, Index)), mode, row=row, row_index=at,
+            )
+        )  # fmt: skip
 
     def _row(self, rows: Value) -> tuple[str, Callable[[tuple[Expr, ...]], tuple[Expr, ...]]]:
         """The definition that ``rows`` lie in, and its row of a row of theirs; a copy where they are no

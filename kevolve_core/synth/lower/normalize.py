@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from kevolve_core.ir import Const, Expr
+from kevolve_core.ir import Const, Expr, Load
 from kevolve_core.synth.index import ZERO
 from kevolve_core.synth.lower.core import Lowering, Value, cast, dims_of, lowers, wide
 from kevolve_core.synth.lower.pointwise import const, op, test, where
-from kevolve_core.synth.lower.reductions import mean, output_dtype, rounded, variance, widened
+from kevolve_core.synth.lower.reductions import Moments, mean, moments, output_dtype, rounded, widened
 from kevolve_core.synth.lower.views import reshaped
 
 __all__: list[str] = []
@@ -87,21 +87,39 @@ def _softmax(lowering: Lowering, x: Value, dim: int, *_: Any, **__: Any) -> Valu
 
 
 def _affine(
-    lowering: Lowering, x: Value, center: Value, rstd: Value, weight: Value | None, bias: Value | None,
-    dtype: str, channel: Map, stat: Map,
-) -> Value:  # fmt: skip
-    """``(x - center) * rstd * weight + bias``; statistics at ``stat(i)``, weights at ``channel(i)``."""
+    lowering: Lowering, x: Value, found: Moments, weight: Value | None, bias: Value | None, eps: float,
+    channel: Map, stat: Map, distributed: bool = True,
+) -> tuple[Value, Value]:  # fmt: skip
+    """``(x - mean) * rstd * weight + bias`` and rstd; statistics at ``stat(i)``, weights at
+    ``channel(i)``.
+
+    Where ``distributed`` and the weight is data, which may be infinite, an infinite slope multiplies ``x``
+    and the mean each, as ATen's kernels do.
+    """
+    rstd = _rstd(lowering, found.variance, eps)
     compute = rstd.dtype
+    apart = distributed and weight is not None and not _is_parameter(lowering, weight)
 
     def make(i: tuple[Expr, ...]) -> Expr:
-        y = op("mul", op("sub", cast(x.at(i), compute), center.at(stat(i))), rstd.at(stat(i)))
+        y = op("mul", found.deviation(x.at(i), stat(i)), rstd.at(stat(i)))
+        shift = None if bias is None else cast(bias.at(channel(i)), compute)
         if weight is not None:
             y = op("mul", y, cast(weight.at(channel(i)), compute))
-        if bias is not None:
-            y = op("add", y, cast(bias.at(channel(i)), compute))
-        return y
+        y = y if shift is None else op("add", y, shift)
+        if weight is None or not apart:
+            return y
+        slope = op("mul", rstd.at(stat(i)), cast(weight.at(channel(i)), compute))
+        start = op("mul", found.center.at(stat(i)), slope)
+        start = op("neg", start) if shift is None else op("sub", shift, start)
+        steep = op("add", op("mul", cast(x.at(i), compute), slope), start)
+        return where(test("isinf", slope), steep, y)
 
-    return lowering.point(x.shape, dtype, make)
+    return lowering.point(x.shape, x.dtype, make), rstd
+
+
+def _is_parameter(lowering: Lowering, x: Value) -> bool:
+    load = x.at(lowering.own_axes(x.shape))
+    return isinstance(load, Load) and lowering.defs[load.buffer].kind == "param"
 
 
 def _rstd(lowering: Lowering, v: Value, eps: float) -> Value:
@@ -115,14 +133,13 @@ def _layer_norm(
     lowering: Lowering, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
 ) -> tuple[Value, Value, Value]:
     lead = len(x.shape) - len(shape)
-    v, m = variance(lowering, x, range(lead, len(x.shape)), 0, True)
-    r = _rstd(lowering, v, eps)
+    found = moments(lowering, x, range(lead, len(x.shape)))
     rank = len(shape)
-    out = _affine(
-        lowering, x, m, r, weight, bias, x.dtype,
-        channel=lambda i: i[lead:], stat=lambda i: (*i[:lead], *([ZERO] * rank)),
+    out, r = _affine(
+        lowering, x, found, weight, bias, eps,
+        channel=lambda i: i[lead:], stat=lambda i: (*i[:lead], *([ZERO] * rank)), distributed=False,
     )  # fmt: skip
-    return out, m, r
+    return out, found.mean(lowering), r
 
 
 @lowers("native_group_norm.default")
@@ -138,14 +155,14 @@ def _group_norm(
     eps: float,
 ) -> tuple[Value, Value, Value]:
     grouped = reshaped(lowering, x, (n, groups, (c // groups) * hw))
-    v, m = variance(lowering, grouped, (2,), 0, False)
-    r = _rstd(lowering, v, eps)
+    found = moments(lowering, grouped, (2,))
     ix = lowering.ix
-    out = _affine(
-        lowering, x, m, r, weight, bias, x.dtype,
-        channel=lambda i: (i[1],), stat=lambda i: (i[0], ix.floordiv(i[1], c // groups)),
+    out, r = _affine(
+        lowering, x, found, weight, bias, eps,
+        channel=lambda i: (i[1],), stat=lambda i: (i[0], ix.floordiv(i[1], c // groups), ZERO),
     )  # fmt: skip
-    return out, m, r
+    m = found.mean(lowering)
+    return out, reshaped(lowering, m, (n, groups)), reshaped(lowering, r, (n, groups))
 
 
 @lowers("native_batch_norm.default", "_native_batch_norm_legit.default",
@@ -163,18 +180,24 @@ def _batch_norm(
     training = "no_training" not in node.op and "_no_update" not in node.op and bool(rest[0])
     eps = rest[-1]
     if training or not running:
-        over = [d for d in range(len(x.shape)) if d != 1]
-        v, m = variance(lowering, x, over, 0, False)
-    else:
-        dtype = wide(x.dtype)
-        m, v = widened(lowering, running[0], dtype), widened(lowering, running[1], dtype)
-    r = _rstd(lowering, v, eps)
-    out = _affine(lowering, x, m, r, weight, bias, x.dtype, channel=lambda i: (i[1],), stat=lambda i: (i[1],))
-    if not training:
-        return out, None, None, None, None
-    if node.op.endswith("functional.default"):
-        raise lowering.unsupported("batch normalisation that returns updated statistics")
-    return out, m, r, None, None
+        found = moments(lowering, x, [d for d in range(len(x.shape)) if d != 1])
+        channels = (x.shape[1],)
+
+        def stat(i: tuple[Expr, ...]) -> tuple[Expr, ...]:
+            return tuple(e if d == 1 else ZERO for d, e in enumerate(i))
+
+        out, r = _affine(lowering, x, found, weight, bias, eps, channel=lambda i: (i[1],), stat=stat)
+        if node.op.endswith("functional.default"):
+            raise lowering.unsupported("batch normalisation that returns updated statistics")
+        m = reshaped(lowering, found.mean(lowering), channels)
+        return out, m, reshaped(lowering, r, channels), None, None
+    dtype = wide(x.dtype)
+    m, v = widened(lowering, running[0], dtype), widened(lowering, running[1], dtype)
+    out, _ = _affine(
+        lowering, x, Moments(v, m, None), weight, bias, eps,
+        channel=lambda i: (i[1],), stat=lambda i: (i[1],),
+    )  # fmt: skip
+    return out, None, None, None, None
 
 
 @lowers("_fused_rms_norm.default", "rms_norm.default")

@@ -47,10 +47,21 @@ for _name in ("sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "
               "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma",
               "reciprocal", "sigmoid"):  # fmt: skip
     _register(f"{_name}.default", partial(op, _name), "INT_TO_FLOAT")
-for _name in ("neg", "abs", "sign", "relu"):
+for _name in ("neg", "abs", "relu"):
     _register(f"{_name}.default", partial(op, _name), "DEFAULT")
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     _register(f"{_name}.Tensor {_name}.Scalar", partial(test, _name), "ALWAYS_BOOL")
+
+
+def _sign(x: Expr) -> Expr:
+    """-1, 0 or 1; 0 for NaN, as ATen has it."""
+    if x.dtype == "bool":
+        return x
+    up, down = test("gt", x, const(0, x)), test("lt", x, const(0, x))
+    return op("sub", cast(up, x.dtype), cast(down, x.dtype))
+
+
+_register("sign.default sgn.default", _sign, "DEFAULT")
 
 
 def _bitwise(name: str) -> Callable[..., Expr]:
@@ -66,7 +77,11 @@ _register("fmod.Tensor fmod.Scalar", partial(op, "fmod"), "DEFAULT")
 _register("remainder.Tensor remainder.Scalar", partial(op, "remainder"), "DEFAULT")
 _register("maximum.default", partial(op, "max"), "DEFAULT")
 _register("minimum.default", partial(op, "min"), "DEFAULT")
-_register("mul.Tensor mul.Scalar", partial(op, "mul"), "DEFAULT")
+_register(
+    "mul.Tensor mul.Scalar",
+    lambda x, y: test("logical_and", x, y) if x.dtype == "bool" else op("mul", x, y),
+    "DEFAULT",
+)
 _register("bitwise_not.default", _bitwise("bitwise_not"), "DEFAULT")
 _register(
     "bitwise_left_shift.Tensor __lshift__.Tensor __lshift__.Scalar", partial(op, "shift_left"), "DEFAULT"

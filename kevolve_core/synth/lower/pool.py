@@ -10,7 +10,7 @@ from attrs import frozen
 
 from kevolve_core.ir import Const, Expr, Op
 from kevolve_core.synth.index import integer
-from kevolve_core.synth.lower.core import Lowering, Value, cast, lowers, wide
+from kevolve_core.synth.lower.core import TABLE, Lowering, Value, cast, lowers, wide
 from kevolve_core.synth.lower.pointwise import FLOATS, op, test, where
 from kevolve_core.synth.lower.reductions import rounded
 from kevolve_core.synth.lower.views import conjunction, masked
@@ -125,6 +125,37 @@ def _positions(
         return where(test("lt", e, integer(0)), op("sub", integer(-1), e), e)
 
     return lowering.point(found.shape, "int64", position, "index")
+
+
+def _window_sums(
+    lowering: Lowering, x: Value, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], out: Sequence[int], transposed: bool,
+) -> Value:  # fmt: skip
+    """Of a convolution: what each of its weights is multiplied with, summed over all ``out`` positions, as
+    (batch, channels, *kernel)."""
+    rank = len(kernel)
+    size = x.shape[2:]
+    w = Windows(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), tuple(size), tuple(out))
+    walked = tuple(size if transposed else out)
+    dtype = x.dtype
+    zero = cast(Const(0.0, "float64"), dtype)
+
+    def load(i: tuple[Expr, ...]) -> Expr:
+        point, along = i[2 : 2 + rank], i[2 + rank :]
+        at = w.position(lowering, along, point)
+        if not transposed:
+            return masked(x, (*i[:2], *at), w.inside(lowering, at), zero)
+        ix = lowering.ix
+        tests = [t for e, n in zip(at, out, strict=True)
+                 for t in (ix.compare("ge", e, 0), ix.compare("lt", e, n))]  # fmt: skip
+        return masked(x, (*i[:2], *along), conjunction(tests), zero)
+
+    seen = Value((*x.shape[:2], *kernel, *walked), dtype, load)
+    over = tuple(range(2 + rank, 2 + 2 * rank))
+    return lowering.reduce(seen, over, "sum", dtype, accumulate=dtype)
+
+
+TABLE["kevolve.window_sums.default"] = _window_sums
 
 
 @lowers("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")

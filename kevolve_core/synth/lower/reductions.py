@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import frozen
+
 from kevolve_core.ir import Const, Expr, Index
 from kevolve_core.synth.index import ZERO
 from kevolve_core.synth.lower.core import (
@@ -22,7 +24,11 @@ from kevolve_core.synth.lower.core import (
 from kevolve_core.synth.lower.pointwise import FLOATS, const, op, test
 from kevolve_core.synth.lower.views import reshaped
 
-__all__ = ["mean", "output_dtype", "rounded", "variance", "widened"]
+#: Elements up to which a variance is computed in float64 throughout, as ATen does on the CPU; the errors of
+#: more terms average out, so that their sum in float64 is enough. Estimated.
+_EXACT = 1024
+
+__all__ = ["Moments", "mean", "moments", "output_dtype", "rounded", "widened"]
 
 
 def output_dtype(lowering: Lowering) -> str:
@@ -64,10 +70,14 @@ def _sum(lowering: Lowering, x: Value, dims: Any = None, keepdim: bool = False, 
     return rounded(lowering, total, dtype)
 
 
-def mean(lowering: Lowering, x: Value, dims: Sequence[int], keepdim: bool, suffix: str) -> Value:
-    """The mean over ``dims`` in the accumulation dtype."""
+def mean(
+    lowering: Lowering, x: Value, dims: Sequence[int], keepdim: bool, suffix: str, accumulate: str = ""
+) -> Value:
+    """The mean over ``dims`` in the accumulation dtype, its sum taken in ``accumulate`` if given."""
     dtype = accumulator(x.dtype) if x.dtype in FLOATS else "float32"
-    total = lowering.reduce(x, dims, "sum", dtype, keepdim=keepdim, accumulate=dtype, suffix=f"{suffix}_sum")
+    total = lowering.reduce(
+        x, dims, "sum", dtype, keepdim=keepdim, accumulate=accumulate or dtype, suffix=f"{suffix}_sum"
+    )
     n = _length(x, dims)
     return lowering.point(
         total.shape, dtype, lambda i: op("div", total.at(i), Const(float(n), dtype)), suffix
@@ -80,29 +90,66 @@ def _mean(lowering: Lowering, x: Value, dims: Any = None, keepdim: bool = False,
     return rounded(lowering, mean(lowering, x, dims_of(dims, len(x.shape)), keepdim, "mean"), dtype)
 
 
-def variance(
-    lowering: Lowering, x: Value, dims: Sequence[int], correction: Number, keepdim: bool
-) -> tuple[Value, Value]:
-    """(variance, mean) over ``dims`` in the accumulation dtype: squared deviations from the mean."""
+@frozen(eq=False)
+class Moments:
+    """Variance and mean over some dimensions, in the accumulation dtype, kept as extent 1.
+
+    ``drift``, where there is one, is what rounding left out of the mean: a row far from zero with a small
+    spread needs both (Chan, Golub and LeVeque 1983, the corrected two-pass algorithm).
+    """
+
+    variance: Value
+    center: Value
+    drift: Value | None
+
+    def deviation(self, e: Expr, at: tuple[Expr, ...]) -> Expr:
+        """``e`` less the mean at ``at``."""
+        d = op("sub", cast(e, self.center.dtype), self.center.at(at))
+        return d if self.drift is None else op("sub", d, self.drift.at(at))
+
+    def mean(self, lowering: Lowering) -> Value:
+        """The mean, rounded once."""
+        drift = self.drift
+        if drift is None:
+            return self.center
+        return lowering.point(
+            drift.shape, drift.dtype, lambda i: op("add", self.center.at(i), drift.at(i)), "whole_mean"
+        )
+
+
+def moments(
+    lowering: Lowering, x: Value, dims: Sequence[int], correction: Number = 0, accumulate: str = ""
+) -> Moments:
+    """`Moments` of ``x``: squared deviations from the mean, less what the deviations themselves add up to.
+    Half precision has no digits that a drift would show in, float64 no reference that would see it."""
     dtype = accumulator(x.dtype)
-    center = mean(lowering, x, dims, True, "mean")
+    acc = accumulate or dtype
+    center = mean(lowering, x, dims, True, "mean", acc)
+    deviations = lowering.point(
+        x.shape, dtype, lambda i: op("sub", cast(x.at(i), dtype), center.broadcast(i)), "deviation"
+    )
 
     def squared(i: tuple[Expr, ...]) -> Expr:
-        d = op("sub", cast(x.at(i), dtype), center.broadcast(i))
+        d = deviations.at(i)
         return op("mul", d, d)
 
-    deviations = lowering.point(x.shape, dtype, squared, "deviation")
-    total = lowering.reduce(
-        deviations, dims, "sum", dtype, keepdim=keepdim, accumulate=dtype, suffix="var_sum"
+    squares = lowering.point(x.shape, dtype, squared, "square")
+    total = lowering.reduce(squares, dims, "sum", dtype, keepdim=True, accumulate=acc, suffix="var_sum")
+    n = _length(x, dims)
+    divisor = Const(float(max(0.0, n - correction)), dtype)
+    if x.dtype != "float32":
+        spread = lowering.point(total.shape, dtype, lambda i: op("div", total.at(i), divisor), "var")
+        return Moments(spread, center, None)
+    rest = lowering.reduce(deviations, dims, "sum", dtype, keepdim=True, accumulate=acc, suffix="drift_sum")
+    drift = lowering.point(
+        rest.shape, dtype, lambda i: op("div", rest.at(i), Const(float(n), dtype)), "drift"
     )
-    n = max(0.0, _length(x, dims) - correction)
-    spread = lowering.point(
-        total.shape, dtype, lambda i: op("div", total.at(i), Const(float(n), dtype)), "var"
-    )
-    if keepdim:
-        return spread, center
-    kept = [d for d in range(len(x.shape)) if d not in set(dims)]
-    return spread, reshaped(lowering, center, [x.shape[d] for d in kept])
+
+    def corrected(i: tuple[Expr, ...]) -> Expr:
+        excess = op("sub", total.at(i), op("mul", rest.at(i), drift.at(i)))
+        return op("div", op("max", excess, const(0, excess)), divisor)  # rounding may pass zero
+
+    return Moments(lowering.point(total.shape, dtype, corrected, "var"), center, drift)
 
 
 def _correction(unbiased: Any, correction: Any) -> Number:
@@ -126,7 +173,19 @@ def _var(
     if isinstance(dims, bool):
         dims, unbiased = None, dims
     over = dims_of(dims, len(x.shape))
-    v, m = variance(lowering, x, over, _correction(unbiased, correction), keepdim)
+    if x.dtype == "float32" and _length(x, over) <= _EXACT:
+        x = widened(lowering, x, "float64")
+    acc = "float64" if x.dtype == "float32" else ""
+    found = moments(lowering, x, over, _correction(unbiased, correction), acc)
+    v, m = found.variance, found.mean(lowering)
+    if "_mean" in node.op and found.drift is None:  # a running mean that met infinity is NaN, as ATen's
+        inner_m = m
+        m = lowering.point(
+            m.shape, m.dtype, lambda i: op("add", inner_m.at(i), op("sub", inner_m.at(i), inner_m.at(i)))
+        )
+    if not keepdim:
+        kept = [x.shape[d] for d in range(len(x.shape)) if d not in set(over)]
+        v, m = reshaped(lowering, v, kept), reshaped(lowering, m, kept)
     if ".std" in node.op:
         inner = v
         v = lowering.point(inner.shape, inner.dtype, lambda i: op("sqrt", inner.at(i)), "std")

@@ -71,3 +71,30 @@ def test_a_persistent_grid_is_offered_only_where_programs_outnumber_processors()
 def test_precision_schemes_are_those_the_target_has() -> None:
     space = space_of(TritonFacts(precisions=("ieee", "tf32")), lambda x, y: x @ y, (64, 64), (64, 64))
     assert {p.name: p.choices for p in space.parameters}["tile_precision"] == ("ieee", "tf32")
+
+
+def test_schemes_that_round_operands_are_coarse_in_products_alone() -> None:
+    def precisions(function: Callable[..., Any], *shapes: tuple[int, ...]) -> tuple[Any, ...]:
+        space = space_of(FACTS[1], function, *shapes).exact()
+        return next(p.choices for p in space.parameters if p.name == "tile_precision")
+
+    assert precisions(*_flat("product")) == ("ieee", "tf32x3", "bf16x6")
+    assert precisions(*_flat("convolution")) == FACTS[1].precisions
+
+
+def _flat(step: str) -> tuple[Any, ...]:
+    function, shapes = STEPS[step]
+    return (function, *shapes)
+
+
+def test_a_row_is_held_only_where_it_fits_a_threads_registers() -> None:
+    space = space_of(FACTS[1], lambda x: F.softmax(x, -1), (1000, 40960))
+    held = {**space.default(), "rows": 1, "cols": 4096, "held": True, "programs": 0}
+    fits = [w for w in (4, 8, 16, 32) if space.is_legal({**held, "num_warps": w})]
+    assert fits == [16, 32]
+
+
+def test_starts_are_legal_points_and_each_is_there_once() -> None:
+    facts = TritonFacts(nest_starts=({"num_warps": 2}, {"num_warps": 2, "rows": 1 << 20}, {"num_warps": 2}))
+    space = space_of(facts, lambda x: F.softmax(x, -1), (1000, 333))
+    assert space.started() == [{**space.default(), "num_warps": 2}]

@@ -121,7 +121,7 @@ def _class_hints(
     if bottleneck == "balanced":
         return (f"memory and compute are both busy ({rate}, {flops}): overlap them, fewer passes help both",)
     what = f"{rate}, {flops}"
-    share = f" ({work.library_flops / work.flops:.0%} in library calls)" if work.library_flops else ""
+    share = f" ({work.library_flops / work.flops:.0%} in products)" if work.library_flops else ""
     return (
         f"neither memory nor compute is near its ceiling ({what}){share}: look for scalar or gathered loads, "
         "long dependency chains, several passes over the data, divisions, transcendental functions or idle "

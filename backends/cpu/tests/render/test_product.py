@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -59,7 +61,7 @@ def test_shapes(shape: tuple[int, int, int]) -> None:
     [
         {"product_lanes": 4, "product_rows": 4},
         {"product_lanes": 8, "product_rows": 6, "product_depth": 192},
-        {"product_rows": 8, "product_vectors": 3, "product_depth": 256, "product_task": 96},
+        {"product_rows": 8, "product_vectors": 3, "product_depth": 96, "product_task": 96},
     ],
 )
 def test_blocks(point: dict[str, object]) -> None:
@@ -84,6 +86,11 @@ def test_batches() -> None:
 
 def test_a_batch_that_is_repeated() -> None:
     agrees(lambda a, b: torch.bmm(a, b.expand(5, 40, 67)), draw(5, 19, 40), draw(1, 40, 67))
+
+
+@pytest.mark.parametrize("epilogue", [torch.relu, lambda y: torch.softmax(y, -1), lambda y: y.sum(1)])
+def test_one_batch(epilogue: Callable[[Tensor], Tensor]) -> None:
+    agrees(lambda a, b: epilogue(torch.bmm(a, b)), draw(1, 19, 40), draw(1, 40, 67))
 
 
 def test_float64() -> None:
@@ -141,13 +148,20 @@ def test_half_precision_is_the_librarys() -> None:
     assert generated(torch.mm, a, b).libraries == ("aten::mm",)
 
 
-def test_the_library_is_one_choice_and_its_blocks_are_none() -> None:
+def test_the_library_and_generated_code_are_drawn_alike() -> None:
     step = next(s for s in lowered(torch.mm, draw(14, 20), draw(20, 40)).steps if isinstance(s, LibraryCall))
     space = schedule_space(step, None)
+    rng = random.Random(0)
+    drawn = Counter(space.sample(rng)["product"] for _ in range(200))
     assert space.default()["product"] == "library"
-    violated = space.violated({**space.default(), "product_rows": 4})
+    assert 0.3 < drawn["library"] / 200 < 0.7
+
+
+def test_sums_that_do_not_fit_the_registers_are_illegal() -> None:
+    space = schedule_space(lowered(torch.mm, draw(14, 20), draw(20, 40)).steps[0], None)
+    violated = space.violated({**space.default(), "product_rows": 12, "product_vectors": 3})
     assert violated is not None
-    assert violated.text == "blocks are those of a generated product"
+    assert violated.text == "the sums of a block fit the registers"
 
 
 def test_a_narrow_host_has_narrow_blocks() -> None:

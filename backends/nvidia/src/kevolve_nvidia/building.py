@@ -52,7 +52,11 @@ class BuildRole:
     def op_build(self, language: str, **arguments: Any) -> tuple[Any, list[Any]]:
         """Build a candidate into ``work``: facts, or ``{"error": {"kind", …}}`` for what is not the worker's
         fault."""
-        builders: Mapping[str, Callable[..., dict[str, Any]]] = {"triton": _triton, "cuda": _cuda}
+        builders: Mapping[str, Callable[..., dict[str, Any]]] = {
+            "triton": _triton,
+            "cuda": _cuda,
+            "cute": _cute,
+        }
         try:
             return builders[language](**arguments), []
         except KevolveError as error:
@@ -115,6 +119,23 @@ def _triton(
 
     with _Program(files, entry, symbol, fallback_symbol, signature, Path(work)) as make:
         return build_triton(make, signature, architecture(arch), properties, Path(work))
+
+
+def _cute(
+    files: Mapping[str, str],
+    entry: str,
+    symbol: str,
+    fallback_symbol: str,
+    signature: Mapping[str, Any],
+    arch: str,
+    properties: Mapping[str, Any],
+    work: str,
+    **_: Any,
+) -> dict[str, Any]:
+    from kevolve_nvidia.cutedsl.build import build_cute
+
+    with _Program(files, entry, symbol, fallback_symbol, signature, Path(work)) as make:
+        return build_cute(make, signature, architecture(arch), properties, Path(work))
 
 
 class _Program:

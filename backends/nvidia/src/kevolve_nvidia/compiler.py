@@ -40,6 +40,7 @@ _MEMORY_BYTES = 16 << 30  # of one compile worker; `estimated`
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "triton": ("triton", "pytorch-triton", "torch"),
     "cuda": ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime", "cuda-bindings"),
+    "cute": ("nvidia-cutlass-dsl", "triton", "pytorch-triton", "torch"),
     "python": ("torch",),
 }
 
@@ -194,9 +195,13 @@ class NvidiaCompiler:
         if language == "python":
             key = content_hash({**base, "files": dict(candidate.files)})
             return Artifact(key, candidate.id, target, facts={"entry": candidate.entry})
-        if language not in ("triton", "cuda"):
+        if language not in ("triton", "cuda", "cute"):
             raise UnsupportedError(
-                "the nvidia backend compiles no such language", got=language, mend="triton or cuda"
+                "the nvidia backend compiles no such language", got=language, mend="triton, cuda or cute"
+            )
+        if language == "cute" and "nvidia-cutlass-dsl" not in toolchain(language):
+            raise UnsupportedError(
+                "CuTe DSL is not installed", got=language, mend="pip install 'kevolve-nvidia[cute]'"
             )
         arguments = self._arguments(candidate, spec, case, target)
         key = content_hash({**base, **arguments, "toolchain": toolchain(language)})

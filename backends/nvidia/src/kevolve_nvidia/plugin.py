@@ -32,7 +32,7 @@ _PASSED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"
 MANIFEST = Manifest(
     name="nvidia",
     api_version=(1, 0),
-    languages=("triton", "cuda"),
+    languages=("triton", "cuda", "cute"),
     capabilities=frozenset({"compile", "run", "time", "profile", "synth", "counters"}),
     evidence="measured",
     options_schema=OPTIONS_SCHEMA,
@@ -43,7 +43,7 @@ MANIFEST = Manifest(
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     },
-    description="NVIDIA GPUs: Triton, CUDA C++ through NVRTC, and PTX",
+    description="NVIDIA GPUs: Triton, CUDA C++ through NVRTC, PTX, and CuTe DSL",
 )
 
 

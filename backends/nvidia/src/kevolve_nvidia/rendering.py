@@ -1,39 +1,104 @@
-"""Renderers and schedule spaces of this backend: Triton's, which every target that speaks it shares."""
+"""Renderers and schedule spaces of this backend: Triton's, which every target that speaks it shares, and its
+own of CUDA C++ (rows in registers) and CuTe DSL (matrix products for Hopper)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Renderer
-from kevolve_core.ir import Step
+from kevolve_core.ir import LibraryCall, Step
 from kevolve_core.model import Device
 from kevolve_core.space import Space
 
 __all__ = ["renderers", "schedule_space"]
 
 
-def renderers() -> Mapping[str, Renderer]:
-    """Language -> renderer."""
-    from kevolve_core.languages.triton import TritonRenderer
+def _product(rows: int, cols: int, depth: int, warps: int, stages: int, **more: Any) -> dict[str, Any]:
+    return {
+        "implementation": "generated", "tile_rows": rows, "tile_cols": cols, "tile_depth": depth,
+        "tile_num_warps": warps, "tile_num_stages": stages, **more,
+    }  # fmt: skip
 
-    return {"triton": TritonRenderer()}
+
+#: Tiles of float32 products. On an H100 (788 x 3072 x 768, benchmarks/results/h100_schedules.json) the small
+#: tile was fastest in both schemes: registers hold the split operands, and many small programs hide that.
+#: A long depth, or few tiles, needs it divided and partial sums promoted.
+_PRODUCTS = (
+    _product(64, 64, 32, 4, 3, tile_precision="tf32x3"),
+    _product(64, 64, 32, 4, 3, tile_precision="bf16x6"),
+    _product(64, 64, 32, 4, 3, tile_precision="bf16x6", tile_chunk=8, tile_split=16),
+    _product(64, 128, 32, 4, 3, tile_precision="tf32x3"),
+    _product(128, 64, 32, 4, 3, tile_precision="tf32x3"),
+    _product(64, 128, 32, 4, 3, tile_precision="bf16x6"),
+    _product(128, 128, 32, 8, 3, tile_precision="tf32x3"),
+)
+#: Tiles of half-precision products that fill wgmma's shapes; `estimated`.
+_HALF_PRODUCTS = (
+    _product(128, 128, 64, 8, 4),
+    _product(128, 256, 64, 8, 3),
+    _product(128, 128, 64, 4, 3),
+    _product(64, 128, 64, 4, 4),
+    _product(64, 64, 64, 4, 4),
+)
+#: Nests that combine: fewer warps a row (fastest for rows of 4096 float32 on an H100, same file), rows kept
+#: in registers, and plain walks whose second reading comes from the L2 cache; `estimated` where not said.
+_NESTS: tuple[dict[str, Any], ...] = (
+    {"num_warps": 4},
+    {"rows": 512, "cols": 1, "num_warps": 4, "held": True},
+    {"rows": 1, "cols": 4096, "num_warps": 16, "held": True, "accumulate": "fp32"},
+    {"rows": 1, "cols": 2048, "num_warps": 8, "accumulate": "fp32", "online": False},
+    {"rows": 1, "cols": 1024, "num_warps": 8, "held": True, "accumulate": "fp32"},
+    {"rows": 1, "cols": 8192, "num_warps": 16, "accumulate": "fp32", "online": False},
+    {"num_warps": 2},
+    {"rows": 128, "cols": 1, "num_warps": 4, "held": True},
+)
+
+
+def renderers() -> Mapping[str, Renderer]:
+    """Language -> renderer; CUDA C++ and CuTe DSL are among them where their compilers are installed."""
+    from kevolve_core.languages.triton import TritonRenderer
+    from kevolve_nvidia.compiler import toolchain
+
+    found: dict[str, Renderer] = {"triton": TritonRenderer()}
+    if any(name.startswith("nvidia-cuda-nvrtc") for name in toolchain("cuda")):
+        from kevolve_nvidia.cudacpp.renderer import CudaRenderer
+
+        found["cuda"] = CudaRenderer()
+    if "nvidia-cutlass-dsl" in toolchain("cute"):
+        from kevolve_nvidia.cutedsl.renderer import CuteRenderer
+
+        found["cute"] = CuteRenderer()
+    return found
 
 
 def schedule_space(step: Step, device: Device, language: str) -> Space:
     """Tunables of ``step`` in ``language``, within the limits of ``device``. Raises `UnsupportedError` for a
     language without a renderer."""
-    if language != "triton":
+    if language not in ("triton", "cuda", "cute"):
         raise UnsupportedError(
-            "the nvidia backend renders no such language", got=language, mend="the language is 'triton'"
+            "the nvidia backend renders no such language", got=language, mend="languages: triton, cuda, cute"
         )
+    if language == "cuda":
+        from kevolve_nvidia.cudacpp.renderer import cuda_space
+
+        return cuda_space(step)
     from kevolve_core.languages.triton import TritonFacts
     from kevolve_core.languages.triton import schedule_space as triton_space
 
+    if language == "cute" and isinstance(step, LibraryCall):
+        from kevolve_nvidia.cutedsl.schedule import is_matrix_product, product_space
+
+        if is_matrix_product(step):
+            return product_space(step, device.facts)
     facts = TritonFacts(
         processors=int(device.facts.get("multiprocessors", 132)),
         warp_size=32,
         max_threads=1024,
         shared_bytes=int(device.facts.get("shared_bytes_per_block", 227 << 10)),
+        product_starts=_PRODUCTS,
+        half_starts=_HALF_PRODUCTS,
+        nest_starts=_NESTS,
     )
     return triton_space(step, facts)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kevolve_core.model import Artifact, Device
 from kevolve_core.native import binding
 from kevolve_nvidia.activity import ThreadWatch
 from kevolve_nvidia.architectures import architecture
+from kevolve_nvidia.cutedsl.ahead import CUTE_FOLDER, running_from
 from kevolve_nvidia.gate import Gate
 from kevolve_nvidia.guard import GuardedMemory
 from kevolve_nvidia.native import ModuleLoader
@@ -53,6 +55,7 @@ class NvidiaRunner:
         self._watch = ThreadWatch()
         self._modules = EntryModules()
         self._loader: ModuleLoader | None = None
+        self._cute = ExitStack()
         self._gate: Gate | None = None
         self._guard: GuardedMemory | None = None
         self._flush: torch.Tensor | None = None
@@ -115,6 +118,9 @@ class NvidiaRunner:
         if "folder" in artifact.facts and folder.is_dir():
             properties = triton_properties(self._device.facts, architecture(self._device.target.arch))
             activate(self._index, self._capability, properties, folder)
+        objects = Path(str(artifact.facts.get("folder", ""))) / CUTE_FOLDER
+        if "folder" in artifact.facts and objects.is_dir():
+            self._cute.enter_context(running_from(objects))
         with binding(self._loader):
             return self._modules.load(candidate_dir, entry_of(artifact, candidate_dir))
 
@@ -234,6 +240,7 @@ class NvidiaRunner:
         torch.cuda.synchronize(self._torch_device)
         if self._device.target.arch and "triton" in sys.modules:
             deactivate()
+        self._cute.close()
         self._loader.close()
         self._loader = None
         self._late = 0

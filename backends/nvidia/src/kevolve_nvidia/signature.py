@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.spec.draw import laid_out
-from kevolve_core.spec.runtime import draw_inputs, layouts, load_reference
+from kevolve_core.spec.runtime import example_inputs, layouts, load_reference
 
 __all__ = ["arguments_of", "signature_of"]
 
@@ -21,10 +20,8 @@ def signature_of(spec: KernelSpec, case: Case) -> dict[str, Any]:
     leaf is ``{"value": …}`` or ``{"dtype", "shape", "strides", "offset"}`` in elements.
     """
     reference = load_reference(spec, case, 0)
-    if case.inputs:
-        rows = [_declared(case, reference.random_inputs, layout) for layout in layouts(spec, case)]
-    else:
-        rows = [[_leaf(v) for v in draw_inputs(spec, case, 0)]]
+    kinds = layouts(spec, case) if case.inputs else ("contiguous",)
+    rows = [[_leaf(v) for v in example_inputs(spec, case, layout)] for layout in kinds]
     unique = {repr(row): row for row in rows}
     state = {} if reference.module is None else reference.module.state_dict()
     return {
@@ -34,17 +31,6 @@ def signature_of(spec: KernelSpec, case: Case) -> dict[str, Any]:
         "state": {name: _leaf(value) for name, value in state.items()},
         "training": spec.mode == "train",
     }
-
-
-def _declared(case: Case, random_inputs: tuple[Any, ...], layout: str) -> list[dict[str, Any]]:
-    leaves = []
-    for s in (*case.inputs, *random_inputs):
-        if s.shape is None:
-            leaves.append({"value": s.value})
-            continue
-        empty = torch.empty(tuple(int(n) for n in s.shape), dtype=getattr(torch, s.dtype), device="meta")
-        leaves.append(_leaf(laid_out(empty, layout if layout in s.layouts else s.layouts[0])))
-    return leaves
 
 
 def _leaf(value: Any) -> dict[str, Any]:

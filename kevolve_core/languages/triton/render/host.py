@@ -15,10 +15,13 @@ __all__ = ["Launch", "case_text", "constants_text"]
 
 @frozen
 class Launch:
-    """One step of a case: a library call, or the launch of a kernel whose buffers may be named otherwise."""
+    """One step of a case: a library call, the launch of a kernel whose buffers may be named otherwise, or a
+    call of the candidate's own ``function``, which takes the tensors of ``buffers`` and returns nothing."""
 
     kernel: Kernel | None = None
     call: LibraryCall | None = None
+    function: str = ""
+    buffers: tuple[str, ...] = ()
 
 
 def constants_text(programs: Sequence[Program], names: Mapping[str, str]) -> str:
@@ -86,6 +89,7 @@ class _Case:
         for launch in self.launches:
             if launch.kernel is not None:
                 found |= set(launch.kernel.buffers)
+            found |= set(launch.buffers)
             if launch.call is not None:
                 found |= {o.buffer for o in launch.call.operands} | {launch.call.output, *launch.call.outputs}
         return found
@@ -109,6 +113,8 @@ class _Case:
             arguments = [self.names[b] for b in kernel.buffers] + (["step"] if kernel.step else [])
             arguments += [f"{k}={v}" for k, v in {**kernel.constexprs, **kernel.options}.items()]
             lines.append(f"{kernel.name}[({kernel.grid},)]({', '.join(arguments)})")
+        if launch.function:
+            lines.append(f"{launch.function}({', '.join(self.names[b] for b in launch.buffers)})")
         if call is not None and call.repeat:
             lines = [f"for step in range({call.repeat}):", *(f"    {line}" for line in lines)]
         self.lines += lines

@@ -11,9 +11,12 @@ from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.scope import Scope, Text
 from kevolve_core.languages.triton.render.tiling import (
+    HELD_TILES,
     Pass,
     divisible,
+    drift_pairs,
     expressions,
+    holdable,
     moment_pairs,
     online_pairs,
     passes_of,
@@ -35,16 +38,23 @@ class Walks:
     body: Scope
     online: dict[str, str] = field(factory=dict)
     moments: dict[str, tuple[str, str]] = field(factory=dict)
+    drifts: dict[str, str] = field(factory=dict)
     scans: dict[str, Scan] = field(factory=dict)
+    chunks: dict[int, tuple[Scope, Frame]] = field(factory=dict)
+    holds: bool = False
 
     def run(self) -> None:
         nest, tiling = self.printer.nest, self.printer.tiling
         self.scans = {s.name: s for s in nest.body if isinstance(s, Scan)}
         looped = tiling.combines and tiling.col_count > self.schedule.cols
-        if looped and self.schedule.online:
+        few = tiling.col_count <= HELD_TILES * self.schedule.cols
+        self.holds = looped and few and self.schedule.held and holdable(nest, tiling)
+        if looped and self.schedule.online and not self.holds:
             self.online = dict(online_pairs(nest))
             self.moments = dict(moment_pairs(nest))
+            self.drifts = dict(drift_pairs(nest))
         along = self.online | {name: total for name, (total, _) in self.moments.items()}
+        along |= {name: along[squares] for name, squares in self.drifts.items()}
         passes = passes_of(nest, tiling, along)
         statements: dict[str, Statement] = {s.name: s for s in nest.body if not isinstance(s, Store)}
         for p in passes:
@@ -73,6 +83,9 @@ class Walks:
             for x in p.sinks:
                 self._single(x, self.body)
             return
+        if self.holds and cols == pr.tiling.cols and count:
+            self._walk_held(p, count, lanes)
+            return
         reverse = bool(needed) and self.scans[needed[0]].reverse
         if any(self.scans[n].reverse != reverse for n in needed):
             raise UnsupportedError("scans of both directions in one walk", where=f"nest {pr.nest.name}")
@@ -90,7 +103,7 @@ class Walks:
             if not count or count % s.cols:
                 mask = f"{col}_mask"
                 loop.lines.append(f"{mask} = {col} < {count}")
-        pr.frame = Frame(cols, col, mask)
+        pr.frame = Frame(cols, col, mask) if reverse or not count else Frame(cols, col, mask, "start", s.cols)
         ends: list[tuple[Statement, str]] = []
         for name in needed:
             self._scan_tile(self.scans[name], loop, self._carry(self.scans[name]))
@@ -103,6 +116,40 @@ class Walks:
         for x, running in ends:
             assert isinstance(x, Reduce)
             self._finish(x, running)
+        pr.frame = Frame()
+
+    def _walk_held(self, p: Pass, count: int, lanes: str) -> None:
+        """A walk without a loop, whose tiles stay where they are for the next one."""
+        pr, s = self.printer, self.schedule
+        sums: dict[str, tuple[Combiner, str]] = {}
+        for k in range(-(-count // s.cols)):
+            if k not in self.chunks:
+                scope = Scope(self.body, self.body.lines)
+                col = pr.variables.fresh("col")
+                scope.lines.append(f"{col} = {k * s.cols} + {lanes}")
+                mask = ""
+                if (k + 1) * s.cols > count:
+                    mask = f"{col}_mask"
+                    scope.lines.append(f"{mask} = {col} < {count}")
+                self.chunks[k] = scope, Frame(pr.tiling.cols, col, mask, str(k * s.cols), s.cols)
+            scope, pr.frame = self.chunks[k]
+            for x in p.sinks:
+                if isinstance(x, Store):
+                    pr.store(x, scope)
+                    continue
+                assert isinstance(x, Reduce)
+                combiner = combiner_of(x.combiner, x.dtype, self._kind(x), pr.helper)
+                value = self._value(x, combiner, scope)
+                if x.name in sums:
+                    running = sums[x.name][1]
+                    scope.lines.append(f"{running} = {combiner.join(running, value)}")
+                else:
+                    text = Text(value, combiner.dtype, frozenset("RC"), True)
+                    sums[x.name] = combiner, pr.named(scope, f"{x.name}_part", text).source
+        for x in p.sinks:
+            if isinstance(x, Reduce):
+                combiner, running = sums[x.name]
+                self._known(x, combiner.fold(running, self._axis), combiner.dtype)
         pr.frame = Frame()
 
     def _share(self, p: Pass, count: int) -> str:
@@ -211,6 +258,8 @@ class Walks:
         pr = self.printer
         if s.combiner in ("argmax", "argmin"):
             return self._running_position(s, loop)
+        if s.name in self.drifts:
+            return ""  # known from the lanes' means
         combiner = combiner_of(s.combiner, s.dtype, self._kind(s), pr.helper)
         carried = pr.variables.fresh(f"{s.name}_part")
         kind = TRITON_TYPES[combiner.dtype]
@@ -267,11 +316,15 @@ class Walks:
         loop.lines += [f"{mean} += {step}", f"{carried} += {square}"]
         return carried
 
-    def _finish_moments(self, s: Reduce, carried: str) -> None:
-        """Squares about the mean of all, from those about each lane's own (Chan, Golub and LeVeque)."""
+    def _lane_means(self, s: Reduce) -> tuple[str, str, str]:
+        """Of Welford's lanes: how far each one's mean is off that of all, its count, and their dtype."""
         pr = self.printer
         lanes = self.body.find(f"moments:{s.name}")
         assert lanes is not None
+        kind = "float64" if lanes.dtype == "tl.float64" else "float32"
+        done = self.body.find(f"lanes:{s.name}")
+        if done is not None:
+            return done.source, done.dtype, kind
         mean = pr.value(Var(self.moments[s.name][1], "float32"), self.body)
         count = 1
         for a in s.axes:
@@ -279,9 +332,21 @@ class Walks:
         at = "tl.arange(0, COLS)" + ("[None, :]" if pr.rank == 2 else "")
         off = pr.named(self.body, f"{s.name}_off", Text(f"{lanes.source} - {mean.source}", "float32"))
         held = pr.named(self.body, f"{s.name}_count", Text(f"({count - 1} - {at}) // COLS + 1", "int32"))
-        squares = f"{carried} + {held.source} * ({off.source} * {off.source})"
-        kind = "float64" if lanes.dtype == "tl.float64" else "float32"
-        self._known(s, f"tl.sum({squares}, {self._axis})", kind)
+        self.body.known[f"lanes:{s.name}"] = Text(off.source, held.source)
+        return off.source, held.source, kind
+
+    def _finish_moments(self, s: Reduce, carried: str) -> None:
+        """Squares about the mean of all, from those about each lane's own (Chan, Golub and LeVeque)."""
+        off, held, kind = self._lane_means(s)
+        self._known(s, f"tl.sum({carried} + {held} * ({off} * {off}), {self._axis})", kind)
+
+    def _finish_drift(self, s: Reduce) -> None:
+        """Deviations of all from the mean as it was rounded."""
+        squares = next(
+            x for x in self.printer.nest.body if isinstance(x, Reduce) and x.name == self.drifts[s.name]
+        )
+        off, held, kind = self._lane_means(squares)
+        self._known(s, f"tl.sum({held} * {off}, {self._axis})", kind)
 
     def _finish(self, s: Reduce, carried: str) -> None:
         pr = self.printer
@@ -290,6 +355,9 @@ class Walks:
             return
         if s.name in self.moments:
             self._finish_moments(s, carried)
+            return
+        if s.name in self.drifts:
+            self._finish_drift(s)
             return
         combiner = combiner_of(s.combiner, s.dtype, self._kind(s), pr.helper)
         if s.name in self.online:

@@ -39,11 +39,14 @@ _NONE: frozenset[str] = frozenset()
 @define
 class Frame:
     """What the indices are in one walk: the columns' axes, the variable that holds their flat position and
-    the mask of positions that exist ("" where all do)."""
+    the mask of positions that exist ("" where all do). Where the tile is ``step`` positions from ``start``, a
+    multiple of ``step``, and one of them exists at least, both are given."""
 
     cols: tuple[Axis, ...] = ()
     col: str = "col"
     col_mask: str = ""
+    start: str = ""
+    step: int = 0
 
 
 @define
@@ -205,6 +208,8 @@ class Printer:
         if (found := scope.find(key)) is not None:
             return found
         below = math.prod(a.extent for a in axes[last + 1 :])
+        if group == "C" and self.frame.step and below % self.frame.step == 0 and not self.wide:
+            variable, dims = self.frame.start, _NONE  # one value a tile
         source = variable if below == 1 else f"{variable} // {below}"
         if math.prod(a.extent for a in axes[:first]) > 1:
             source = f"({source}) % {own}" if below > 1 else f"{source} % {own}"
@@ -293,6 +298,8 @@ class Printer:
         buffer = self.buffers[e.buffer]
         at = self.address(e, scope)
         masks = self.masks(e)
+        if self.frame.step and "C" not in at.dims:
+            masks = [m for m in masks if m.source != self.frame.col_mask]
         other, chosen = "", None
         if e.mask is not None:
             mask = self.value(e.mask, scope)

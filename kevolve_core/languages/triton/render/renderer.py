@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve, frozen
 
@@ -14,24 +14,50 @@ from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
 from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
 from kevolve_core.languages.triton.render.nest import Kernel, print_nest, without_first
 from kevolve_core.languages.triton.render.schedule import resolve
-from kevolve_core.languages.triton.render.steps import check_dtypes, chosen
+from kevolve_core.languages.triton.render.steps import Printed, check_dtypes, chosen
 from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
 from kevolve_core.languages.triton.render.words import Names, identifier
 from kevolve_core.languages.triton.spaces import default_schedule
 from kevolve_core.model import Candidate
 from kevolve_core.space import Point
 
-__all__ = ["TritonRenderer"]
+__all__ = ["Claim", "Foreign", "TritonRenderer"]
+
+
+@frozen
+class Foreign:
+    """A step that another language does in a candidate whose other steps are Triton's.
+
+    Args:
+        name: what its function should be called.
+        buffers: tensors that the function takes, those that it writes among them.
+        text: prints the function; given the name it gets and the tensors' names.
+        imports, shared: lines and definitions that the module needs for it, once.
+        rest: nests that follow it, with the points of their schedules.
+    """
+
+    name: str
+    buffers: tuple[str, ...]
+    text: Callable[[str, Mapping[str, str]], str]
+    imports: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    rest: tuple[Printed, ...] = ()
+
+
+#: Takes a step out of Triton's hands, or gives None.
+Claim = Callable[[Step, Program, Point], Foreign | None]
 
 
 @frozen
 class TritonRenderer:
-    """Prints every step of a program: nests as kernels, library calls as calls of `torch.ops.aten`.
+    """Prints every step of a program: nests as kernels, library calls as calls of `torch.ops.aten`, and what
+    ``claim`` takes as it says.
 
     The text is a function of the arguments alone. Each case has its own kernels: shapes are literals.
     """
 
     language: str = "triton"
+    claim: Claim | None = None
 
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
@@ -55,14 +81,20 @@ class TritonRenderer:
         cases: list[str] = []
         entries: list[str] = []
         libraries: dict[str, None] = {}
+        foreign: list[tuple[Foreign, str]] = []
         for program in programs:
             launches: list[Launch] = []
             suffix = f"_{program.case}" if len(programs) > 1 else ""
-            steps = [x for step in program.steps for x in chosen(step, program, choices.get(step.name, {}))]
-            temporary = {b.name: b for x in steps for b in x.buffers}
+            steps = [x for step in program.steps for x in self._chosen(step, program, choices)]
+            temporary = {b.name: b for x in steps if isinstance(x, Printed) for b in x.buffers}
             names |= {n: functions.fresh(n) for n in temporary if n not in names}
             program = evolve(program, buffers={**program.buffers, **temporary})
             for x in steps:
+                if isinstance(x, Foreign):
+                    own = functions.fresh(f"{x.name}{suffix}")
+                    foreign.append((x, x.text(own, names)))
+                    launches.append(Launch(function=own, buffers=x.buffers))
+                    continue
                 if x.call is not None:
                     libraries[x.call.op] = None
                 kernel = None
@@ -73,9 +105,12 @@ class TritonRenderer:
             entries.append(functions.fresh(f"run_{program.case}"))
             cases.append(case_text(f"_{entries[-1]}", program, launches, names))
         parts = [
-            f'"""{spec.name}: generated Triton kernels."""\n\nimport torch'
-            + ("\nimport triton\nimport triton.language as tl" if kernels else ""),
+            f'"""{spec.name}: generated {"Triton " if self.claim is None else ""}kernels."""\n\nimport torch'
+            + ("\nimport triton\nimport triton.language as tl" if kernels else "")
+            + "".join(f"\n{line}" for line in dict.fromkeys(i for x, _ in foreign for i in x.imports)),
             constants_text(programs, names),
+            *dict.fromkeys(text for x, _ in foreign for text in x.shared),
+            *(text for _, text in foreign),
             *helper_texts(h for k in kernels for h in k.helpers),
             *(k.text for k in kernels),
             LAID_OUT if any("_laid_out(" in c for c in cases) else "",
@@ -89,6 +124,13 @@ class TritonRenderer:
             {"kernel.py": text}, "kernel.py", self.language, symbol=symbol, genome=genome,
             libraries=tuple(libraries),
         )  # fmt: skip
+
+    def _chosen(
+        self, step: Step, program: Program, choices: Mapping[str, Point]
+    ) -> Sequence[Printed | Foreign]:
+        point = choices.get(step.name, {})
+        taken = self.claim(step, program, point) if self.claim is not None else None
+        return chosen(step, program, point) if taken is None else (taken, *taken.rest)
 
 
 def _try(nest: LoopNest, step: bool = False) -> None:

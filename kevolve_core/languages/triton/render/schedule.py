@@ -30,6 +30,9 @@ class NestSchedule:
             reductions before.
         online: take a maximum and the sum of exponentials by it in one walk, and a mean and the squares about
             it.
+        held: where a row is longer than ``cols``, keep all of it in registers, ``cols`` at a time and
+            without a loop, so that later walks read nothing again. Rows need not be a power of two; a short
+            one is unrolled with ``cols`` of 1, so that the lanes are rows'.
     """
 
     rows: int = 1
@@ -40,10 +43,11 @@ class NestSchedule:
     accumulate: str = "fp32"
     spread: int = 1
     online: bool = True
+    held: bool = False
 
 
 #: Choices that need no cutting.
-_PLAIN = ("num_warps", "num_stages", "programs", "accumulate", "spread", "online")
+_PLAIN = ("num_warps", "num_stages", "programs", "accumulate", "spread", "online", "held")
 
 
 def resolve(tiling: Tiling, point: Mapping[str, Any], default: NestSchedule) -> NestSchedule:

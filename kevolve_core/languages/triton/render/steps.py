@@ -96,7 +96,8 @@ def _generated(
     first = Printed(
         call.name, nest=store, product=c, schedule=schedule, covers=call.covers, buffers=(partial,)
     )
-    return [first, Printed(total.name, nest=total, point=point), *rest]
+    # The sum's loops are not those that the step's own schedule was made for.
+    return [first, Printed(total.name, nest=total), *rest]
 
 
 def check_dtypes(nest: LoopNest, buffers: Mapping[str, Buffer]) -> None:

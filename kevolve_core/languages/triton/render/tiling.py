@@ -33,11 +33,16 @@ from kevolve_core.ir import (
     walk,
 )  # fmt: skip
 
+HELD_TILES = 32  # tiles of a row that is held, at most, since each is printed; estimated
+
 __all__ = [
+    "HELD_TILES",
     "Pass",
     "Tiling",
     "divisible",
     "expressions",
+    "drift_pairs",
+    "holdable",
     "moment_pairs",
     "online_pairs",
     "passes_of",
@@ -158,6 +163,20 @@ def divisible(p: Pass, nest: LoopNest) -> bool:
     return bool(p.cols) and plain and all(isinstance(s, Store) for s in p.sinks)
 
 
+def holdable(nest: LoopNest, tiling: Tiling) -> bool:
+    """Whether a row's tiles can stay in registers from one walk to the next, and are worth it: there are
+    several walks over all columns, or so few columns (a window's) that they can be unrolled. No scan or
+    position may be carried along them."""
+    plain = not any(
+        isinstance(s, Scan) or (isinstance(s, Reduce) and s.combiner in ("argmax", "argmin"))
+        for s in nest.body
+    )
+    whole = tuple(a.name for a in tiling.cols)
+    if not (plain and tiling.combines):
+        return False
+    return tiling.col_count <= HELD_TILES or sum(p.cols == whole for p in passes_of(nest, tiling)) > 1
+
+
 def online_pairs(nest: LoopNest) -> Mapping[str, str]:
     """Sums of ``exp(v - m)`` by the maximum ``m`` of the same ``v`` that they can be taken along with."""
     values: dict[str, Expr] = {s.name: s.value for s in nest.body if isinstance(s, Let)}
@@ -181,30 +200,63 @@ def moment_pairs(nest: LoopNest) -> Mapping[str, tuple[str, str]]:
     """Sums of ``(v - mean) ** 2`` whose mean is that of the same ``v`` over the same axes: sum of squares ->
     (sum, name of the mean). They can be taken along with the sum, as Welford does."""
     values: dict[str, Expr] = {s.name: s.value for s in nest.body if isinstance(s, Let)}
-    sums = {s.name: s for s in nest.body if isinstance(s, Reduce) and s.combiner == "sum"}
     found: dict[str, tuple[str, str]] = {}
-    for s in sums.values():
+    for s in _sums(nest):
         square = _resolved(s.value, values)
-        if s.accumulate != "float32" or not isinstance(square, Op) or square.name != "mul":
-            continue
-        first, second = (_resolved(a, values) for a in square.args)
-        if first != second or not isinstance(first, Op) or first.name != "sub":
-            continue
-        mean = first.args[1]
-        if not isinstance(mean, Var) or mean.name not in values:
-            continue
-        divided = values[mean.name]
-        if not (isinstance(divided, Op) and divided.name == "div" and isinstance(divided.args[0], Var)):
-            continue
-        total = sums.get(divided.args[0].name)
-        count = math.prod(nest.extent(a) for a in s.axes)
-        if total is None or total.axes != s.axes or total.accumulate != "float32":
-            continue
-        if divided.args[1] != Const(float(count), "float32"):
-            continue
-        if _inlined(total.value, values) == _inlined(first.args[0], values):
-            found[s.name] = (total.name, mean.name)
+        if isinstance(square, Op) and square.name == "mul":
+            first, second = (_resolved(a, values) for a in square.args)
+            about = _about_mean(nest, s, first, values) if first == second else None
+            if about is not None:
+                found[s.name] = about
     return found
+
+
+def drift_pairs(nest: LoopNest) -> Mapping[str, str]:
+    """Sums of ``v - mean`` (what rounding left out of the mean), by the sum of squares of `moment_pairs`
+    about the same mean: lanes that know their own means know them too."""
+    values: dict[str, Expr] = {s.name: s.value for s in nest.body if isinstance(s, Let)}
+    squares = {about: name for name, about in moment_pairs(nest).items()}
+    found: dict[str, str] = {}
+    for s in _sums(nest):
+        about = _about_mean(nest, s, _resolved(s.value, values), values)
+        if about is not None and about in squares:
+            found[s.name] = squares[about]
+    return found
+
+
+def _sums(nest: LoopNest) -> list[Reduce]:
+    return [
+        s
+        for s in nest.body
+        if isinstance(s, Reduce) and s.combiner == "sum" and s.accumulate in {"float32", "float64"}
+    ]
+
+
+def _about_mean(nest: LoopNest, s: Reduce, e: Expr, values: Mapping[str, Expr]) -> tuple[str, str] | None:
+    """(sum, name of the mean) where ``e`` is ``v - mean`` for the mean of ``v`` over the axes of ``s``."""
+    e = _uncast(e, values)
+    mean = e.args[1] if isinstance(e, Op) and e.name == "sub" and e.dtype == "float32" else None
+    if not isinstance(e, Op) or not isinstance(mean, Var) or mean.name not in values:
+        return None
+    divided = values[mean.name]
+    if not (isinstance(divided, Op) and divided.name == "div" and isinstance(divided.args[0], Var)):
+        return None
+    total = next((x for x in _sums(nest) if x.name == divided.args[0].name), None)
+    count = math.prod(nest.extent(a) for a in s.axes)
+    if total is None or total.axes != s.axes or total.accumulate != s.accumulate:
+        return None
+    if divided.args[1] != Const(float(count), "float32"):
+        return None
+    summed = _uncast(_inlined(total.value, values), values)
+    return (total.name, mean.name) if summed == _inlined(e.args[0], values) else None
+
+
+def _uncast(e: Expr, values: Mapping[str, Expr]) -> Expr:
+    """``e`` without the conversion to the type it is summed in."""
+    e = _resolved(e, values)
+    if isinstance(e, Op) and e.name == "cast" and e.dtype == "float64" and e.args[0].dtype == "float32":
+        return _resolved(e.args[0], values)
+    return e
 
 
 def _resolved(e: Expr, values: Mapping[str, Expr]) -> Expr:

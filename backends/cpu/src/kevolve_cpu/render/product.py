@@ -36,7 +36,8 @@ class Blocks:
         lanes: elements a vector of float32; float64 has half.
         rows: rows whose sums are in registers.
         vectors: columns whose sums are in registers, in vectors.
-        depth: summed elements a stretch.
+        depth: summed elements a stretch. They are added one after another, so short ones are more exact.
+            PyTorch's product was as exact as this with 384, and 1.7 times as exact as with 768.
         task: rows a task, at least.
     """
 
@@ -113,7 +114,8 @@ def print_product(
         preamble.need(helper)
     width = blocks.vectors * lanes
     stretch = min(depth, blocks.depth)
-    task = rows if batch > 1 else _task_rows(rows, blocks)
+    batched = len(call.operands[0].shape) == 3
+    task = rows if batched else _task_rows(rows, blocks)
     wide = -(-columns // width) * width
     reads = tuple(dict.fromkeys((*operands_of(call), *_extra(epilogue, call.output))))
     writes = epilogue.writes if epilogue is not None else (call.output,)
@@ -123,7 +125,7 @@ def print_product(
     most = f"stretch, product + (m - first) * {columns} + n, {columns}, last - m, {columns} - n, k > 0"
     lines = [
         f"// product: {', '.join(call.covers) or call.name}",
-        f"// {f'{batch} times ' if batch > 1 else ''}{rows} x {columns} x {depth}, "
+        f"// {f'{batch} times ' if batched else ''}{rows} x {columns} x {depth}, "
         f"in blocks of {blocks.rows} x {width} x {stretch}",
         f"static void {function}({', '.join(arguments)}) {{",
     ]
@@ -132,10 +134,10 @@ def print_product(
     pack_right = [
         f"const Panels<{scalar}> right_storage({wide * depth}L);",
         f"{scalar} *const right = right_storage.data;",
-        *(["#pragma omp parallel for schedule(static)"] if parallel and batch == 1 else []),
+        *(["#pragma omp parallel for schedule(static)"] if parallel and not batched else []),
         f"for (long n = 0; n < {columns}; n += {width})",
         f"    for (long k = 0; k < {depth}; k += {stretch})",
-        f"        pack<{width}>({_at(right, names, 'k', 'n', batch)}, {right.strides[-1]}, "
+        f"        pack<{width}>({_at(right, names, 'k', 'n')}, {right.strides[-1]}, "
         f"{right.strides[-2]}, {columns} - n, {part},",
         f"            right + k * {wide} + n * {part});",
     ]
@@ -149,13 +151,13 @@ def print_product(
             f"{scalar} *const product = product_storage.data;",
         ]
     else:
-        start = f"batch * {rows * columns}L" if batch > 1 else f"first * {columns}L"
+        start = f"batch * {rows * columns}L" if batched else f"first * {columns}L"
         storage.append(f"{scalar} *const product = {names[call.output]} + {start};")
     body = [
         f"for (long k = 0; k < {depth}; k += {stretch}) {{",
         f"    const long stretch = {part};",
         f"    for (long m = first; m < last; m += {blocks.rows})",
-        f"        pack<{blocks.rows}>({_at(left, names, 'm', 'k', batch)}, {left.strides[-2]}, "
+        f"        pack<{blocks.rows}>({_at(left, names, 'm', 'k')}, {left.strides[-2]}, "
         f"{left.strides[-1]}, last - m, stretch,",
         "            left + (m - first) * stretch);",
         f"    for (long n = 0; n < {columns}; n += {width})",
@@ -166,11 +168,11 @@ def print_product(
         "}",
     ]
     if epilogue is not None:
-        begin, end, size = ("batch", "batch + 1", rows) if batch > 1 else ("first", "last", 1)
+        begin, end, size = ("batch", "batch + 1", rows) if batched else ("first", "last", 1)
         moved = f"product - {begin} * {size * columns}L"
         given = [moved if b == call.output else names[b] for b in epilogue.buffers]
         body.append(f"{epilogue.function}({', '.join([*given, begin, end])});")
-    if batch > 1:
+    if batched:
         task_lines = [*pack_right, f"const long first = 0, last = {rows};", *storage, *body]
         header = f"for (long batch = 0; batch < {batch}; ++batch) {{"
     else:
@@ -179,7 +181,7 @@ def print_product(
         stop = f"{stop} < {rows} ? {stop} : {rows}" if rows % task else stop
         task_lines = [f"const long last = {stop};", *storage, *body]
         header = f"for (long first = 0; first < {rows}; first += {task}) {{"
-    if parallel and (batch > 1 or task < rows):
+    if parallel and (batch > 1 if batched else task < rows):
         lines.append("#pragma omp parallel for schedule(dynamic)")
     lines += [f"    {header}", *(_indented(x, 2) for x in task_lines), "    }", "}"]
     return "\n".join(lines), tuple(b for b in reads if b not in writes), writes
@@ -209,10 +211,10 @@ def _least(a: str, b: int, extent: int) -> str:
     return str(b) if extent % b == 0 else f"({a} < {b} ? {a} : {b})"
 
 
-def _at(operand: Operand, names: Mapping[str, str], row: str, column: str, batch: int) -> str:
+def _at(operand: Operand, names: Mapping[str, str], row: str, column: str) -> str:
     """The address of an operand's element."""
     terms = [names[operand.buffer]]
-    if batch > 1 and operand.strides[0]:
+    if len(operand.shape) == 3 and operand.strides[0]:
         terms.append(f"batch * {operand.strides[0]}L")
     for axis, step in ((row, operand.strides[-2]), (column, operand.strides[-1])):
         if step:

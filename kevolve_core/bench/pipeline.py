@@ -1,0 +1,163 @@
+"""A sweep's pipeline: problems are proposed for and compiled side by side on the CPU's cores, and measured
+one after another on the device, so that it waits for nobody as long as there are cores enough."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from attrs import define, field
+
+from kevolve_core.api.parts import Place
+from kevolve_core.bench.check import is_generated
+from kevolve_core.bench.pool import Checker
+from kevolve_core.bench.problems import Problem
+from kevolve_core.bundle import export
+from kevolve_core.errors import KevolveError
+from kevolve_core.evaluate.lock import building, timing
+from kevolve_core.evaluate.statistics import paired_ratio
+from kevolve_core.interfaces import Compiler
+from kevolve_core.isolate.process import RemoteError
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.model import Candidate
+from kevolve_core.serial import from_plain, to_plain
+
+__all__ = ["Pipeline", "workers"]
+
+Row = dict[str, Any]
+_MEASURE_S = 90.0  # of one problem on the device, before its process is given up; `estimated`
+_RACE_S = 0.7  # of the rounds of one finalist
+_MARGIN = 1.01  # times the best baseline from which a kernel is delivered: less is the clock's noise
+_RETRIES = 2  # measurements again without a candidate that took the device down
+
+
+def workers(where: Place) -> int:
+    """Problems in work at a time: three cores in four, or one where the device is made of the same cores."""
+    return 1 if where.device.shares_host else max(2, 3 * len(os.sched_getaffinity(0)) // 4)
+
+
+@define
+class Pipeline:
+    """What problems share: the compiler, and its threads.
+
+    Args:
+        where: backend and device.
+        count: candidates a problem.
+        seed: of weights and proposals.
+        out: kernels that win are exported below it.
+    """
+
+    where: Place
+    count: int
+    seed: int
+    out: Path
+    _compiler: Compiler = field(init=False)
+    _threads: ThreadPoolExecutor = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._compiler = self.where.backend.compiler(self.where.device)
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="kevolve-build")
+
+    def close(self) -> None:
+        """Start no more builds, and stop the compiler's workers where it has some."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        getattr(self._compiler, "close", lambda: None)()
+
+    def row(self, problem: Problem, spec: KernelSpec, worker: Checker) -> Row:
+        """The measured row of one problem.
+
+        Raises:
+            WorkerError: the process died or hung; KevolveError: the problem cannot be captured or printed.
+        """
+        begun = time.perf_counter()
+        lost: set[str] = set()
+        for attempt in range(_RETRIES + 1):
+            plan = worker.call("plan", {"spec": to_plain(spec), "seed": self.seed, "count": self.count})
+            candidates = [from_plain(Candidate, c) for c in plan["candidates"]]
+            builds = [self._threads.submit(self._built, c, spec) for c in candidates if c.id not in lost]
+            compiled = worker.call("compile", {})
+            built = [b.result() for b in builds]
+            entries = [b for b in built if "artifact" in b]
+            arguments = {"entries": entries, "seed": self._secret(problem), "seconds": _RACE_S}
+            asked = time.perf_counter()
+            try:
+                with timing(self.where.device):
+                    held = time.perf_counter()
+                    waited = held - asked
+                    found = worker.call("measure", arguments, seconds=_MEASURE_S)
+                    held = time.perf_counter() - held
+                break
+            except RemoteError as error:
+                culprit = error.parts.get("got", "")
+                if attempt == _RETRIES or not error.lost or not culprit.isdigit():
+                    raise
+                lost.add(entries[int(culprit)]["candidate"]["id"])
+        row: Row = {
+            "correct": False, "generated_correct": False, "libraries": [], "reason": "",
+            "steps": plan["steps"], "first_proposal_s": plan["propose_s"],
+            "baseline_compile_s": compiled["compile_s"], "device_s": round(held, 3),
+            "timed_s": round(found["timed_s"], 4), "waited_s": round(waited, 3), "tried": len(built),
+            "verdicts": _verdicts(built, found["candidates"], len(lost)), "broken_baselines": found["broken"],
+            "baselines_s": {name: median(v) for name, v in found["quick"].items()},
+        }  # fmt: skip
+        self._finish(row, problem, entries, found)
+        row["wall_s"] = round(time.perf_counter() - begun, 3)
+        return row
+
+    def _secret(self, problem: Problem) -> int:
+        return int.from_bytes(hashlib.sha256(f"{problem.id}/{self.seed}".encode()).digest()[:6], "big")
+
+    def _built(self, candidate: Candidate, spec: KernelSpec) -> Row:
+        device = self.where.device
+        try:
+            with building(device):
+                artifact = self._compiler.compile(candidate, spec, spec.cases[0], device.target)
+        except KevolveError as error:
+            return {"candidate": to_plain(candidate), "refused": f"{type(error).__name__}: {error}"[:300]}
+        return {"candidate": to_plain(candidate), "artifact": to_plain(artifact)}
+
+    def _finish(self, row: Row, problem: Problem, entries: Sequence[Row], found: Mapping[str, Any]) -> None:
+        """Verdict, ratios and the exported kernel."""
+        winner = found["winner"]
+        if winner is None:
+            reasons = [c["reason"] for c in found["candidates"] if c["reason"]]
+            row["reason"] = reasons[0] if reasons else "no candidate was compiled"
+            row["delivered"] = "baseline"
+            return
+        candidate = from_plain(Candidate, entries[winner["number"]]["candidate"])
+        own = winner["samples"].pop("candidate")
+        ratios = {name: paired_ratio(v, own, self.seed) for name, v in winner["samples"].items()}
+        times = {name: median(v) for name, v in winner["samples"].items()}
+        best = min(times, key=lambda name: times[name])
+        row |= {
+            "correct": True, "libraries": winner["libraries"],
+            "generated_correct": is_generated(winner["libraries"]), "language": candidate.language,
+            "genome": dict(candidate.genome or {}).get("steps"), "baselines_s": times,
+            "candidate_s": median(own), "best_baseline": best, "ratio": ratios[best].value,
+            "interval": [ratios[best].low, ratios[best].high], "rounds": len(own), "evidence": "measured",
+            "ratio_to": {name: r.value for name, r in ratios.items()},
+            "delivered": "candidate" if ratios[best].low > _MARGIN else "baseline",
+        }  # fmt: skip
+        if row["delivered"] == "candidate":
+            loader = self.where.backend.standalone_loader(candidate.language)
+            path = self.out / "kernels" / f"level{problem.level}" / f"{problem.number}_{problem.name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(export(candidate, loader), encoding="utf-8")
+            row["kernel"] = str(path.relative_to(self.out))
+
+
+def _verdicts(built: Sequence[Row], measured: Sequence[Row], lost: int) -> dict[str, int]:
+    """How many candidates came to which end."""
+    found = {
+        "accepted": sum(not c["reason"] for c in measured),
+        "wrong_or_failed": sum(bool(c["reason"]) for c in measured),
+        "refused_by_compiler": sum("refused" in b for b in built),
+        "crash": lost,
+    }
+    return {k: v for k, v in found.items() if v}

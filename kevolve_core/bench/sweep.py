@@ -1,0 +1,458 @@
+"""One problem measured in one process: reference, baselines and generated candidates on the device.
+
+Quicker than the evaluator and not fenced like it: expected results, baselines and candidates share a process,
+inputs are drawn on the device, and every timed call of a problem sees the same data (caches flushed, memory
+of results poisoned). It takes candidates of this project's own generator, which have no interest in cheating;
+a candidate from anywhere else belongs into the evaluator.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import random
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from kevolve_core.bench.ahead import CompiledAhead, hollow
+from kevolve_core.bench.shrink import SCALES, shrunk
+from kevolve_core.errors import KevolveError, WorkerError
+from kevolve_core.evaluate.contender import library_calls
+from kevolve_core.evaluate.rules import check_candidate
+from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare, parity_bound, scale_of
+from kevolve_core.interfaces import BackendRef, Proposal
+from kevolve_core.isolate.entry import exported
+from kevolve_core.isolate.tensors import describe, flatten
+from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.model import Artifact, Candidate, Device
+from kevolve_core.registry import load_backend
+from kevolve_core.serial import from_plain, to_plain
+from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, transform
+from kevolve_core.spec.given import given_by_file, is_free
+from kevolve_core.spec.runtime import LoadedReference, example_inputs, in_float64, load_reference
+from kevolve_core.synth import SynthGenerator
+
+__all__ = ["SweepRole"]
+
+Call = Callable[..., Any]
+_QUICK = 3  # timed calls that rank a candidate
+_FINALISTS = 2  # measured beside the baselines, call by call
+_SLOW = 4.0  # times the best baseline beyond which one call is enough to know
+_LEAST, _MOST = 6, 12  # rounds of a paired measurement
+_CLOSE = 1.15  # times the fastest finalist within which another may still be faster
+_WAIT_S, _PAUSE_S = 60.0, 0.5  # for memory that the problem on the device has
+_COPIED_BYTES = 1 << 30  # of inputs up to which a reference gets copies of its own
+_SLICE = 1 << 26  # elements of a result that are compared at a time
+
+
+class SweepRole:
+    """Operations of a sweeping process (see `kevolve_core.isolate.worker`), in this order for each problem:
+    ``plan``, ``compile`` (both beside whatever the device does), ``measure`` (alone on it).
+
+    Args:
+        ref: the backend, as plain values.
+        device: one of its devices, as plain values. PyTorch must know it.
+        language: of the candidates; "" for all.
+        threads: CPU threads.
+        workdir: scratch directory.
+    """
+
+    def __init__(self, ref: Any, device: Any, language: str, threads: int, workdir: str) -> None:
+        torch.set_num_threads(threads)
+        self._backend = load_backend(from_plain(BackendRef, ref))
+        self._device = from_plain(Device, device)
+        renderers = dict(self._backend.renderers())
+        self._renderers = {k: v for k, v in renderers.items() if not language or k == language}
+        self._runner = self._backend.runner(self._device)
+        self._workdir = Path(workdir)
+        self._runner.open(self._workdir)
+        self._home: torch.device = self._runner.upload(torch.zeros(1)).device
+        self._spec: KernelSpec | None = None
+        self._reference: LoadedReference | None = None
+        self._double: Any = None
+        self._busy = 0.0
+        self._baselines: dict[str, Call] = {}
+        self._broken: dict[str, str] = {}
+
+    def unusable(self) -> str:
+        """Why this process must be replaced after an operation failed, or ""."""
+        try:
+            self._runner.synchronize()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def op_shrink(self, source: str, scale: str, where: str) -> tuple[Any, list[Any]]:
+        """``source`` at a scale (see `shrunk`)."""
+        with torch.random.fork_rng(devices=[]):
+            return {"source": shrunk(source, SCALES[scale], where)}, []
+
+    def op_plan(self, spec: Any, seed: int, count: int) -> tuple[Any, list[Any]]:
+        """Up to ``count`` candidates for a problem: the defaults, the starts, then drafts. Runs nothing."""
+        self._clear()
+        torch._dynamo.reset()
+        self._spec = wanted = from_plain(KernelSpec, spec)
+        self._reference = load_reference(wanted, wanted.cases[0], seed)
+        start = time.perf_counter()
+        make = SynthGenerator(wanted, self._renderers, self._backend.schedule_space, self._device)
+        found: dict[str, Candidate] = {}
+        for sequence in range(4 * count):
+            if len(found) == count:
+                break
+            context = Proposal(wanted, self._device, sequence, seed, parents=())
+            for candidate in make.propose_now(context, 1):
+                if not check_candidate(candidate, self._backend.manifest.modules):
+                    found.setdefault(candidate.id, candidate)
+        program = make.programs()[0]
+        return {
+            "candidates": [to_plain(c) for c in found.values()],
+            "steps": len(program.steps),
+            "propose_s": round(time.perf_counter() - start, 3),
+        }, []
+
+    def op_compile(self) -> tuple[Any, list[Any]]:
+        """Make the baselines, and compile those that are compiled without running them."""
+        assert self._spec is not None
+        assert self._reference is not None
+        start = time.perf_counter()
+        if self._reference.module is not None:
+            self._runner.to_device(self._reference.module)
+        self._baselines, self._broken = {}, {}
+        for which in self._backend.baselines(self._spec, self._device):
+            if which.kind == "compiled":
+                ahead = CompiledAhead(self._reference.call)
+                try:
+                    ahead.prepare(self._hollow_inputs())
+                    self._baselines[which.name] = ahead
+                except Exception as error:
+                    self._broken[which.name] = f"{type(error).__name__}: {error}"[:300]
+            else:
+                module, _, name = which.factory.partition(":")
+                factory = getattr(importlib.import_module(module), name)
+                self._baselines[which.name] = factory(self._reference.call)
+        self._give_back()  # what the hollow tensors had, and trials of paddings
+        return {"compile_s": round(time.perf_counter() - start, 3), "broken": self._broken}, []
+
+    def _hollow_inputs(self) -> list[Any]:
+        """Tensors without memory. Making one takes its memory for a moment, and the problem on the device
+        may have that."""
+        assert self._spec is not None
+        given = example_inputs(self._spec, self._spec.cases[0])
+        deadline = time.perf_counter() + _WAIT_S
+        while True:
+            try:
+                return [hollow(v, self._home) for v in given]
+            except torch.OutOfMemoryError:
+                self._give_back()
+                if time.perf_counter() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+
+    def op_measure(self, entries: Sequence[Any], seed: int, seconds: float) -> tuple[Any, list[Any]]:
+        """Judge and time. ``entries`` are candidates with their artifacts, ``seconds`` bound the rounds of
+        one finalist. Whoever calls has the device for himself.
+
+        Raises:
+            KevolveError: a candidate took the device down; ``got`` is its number in ``entries``.
+        """
+        self._busy = 0.0
+        gc.freeze()  # what is there stays: collections would take most of the time
+        try:
+            with torch.no_grad():
+                found = self._measured(entries, seed, seconds)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold tensors, and others wait for the memory
+            raise
+        finally:
+            gc.unfreeze()
+            self._clear()
+        return found | {"timed_s": self._busy}, []
+
+    # --- one problem ----------------------------------------------------------------------------------------
+
+    def _measured(self, entries: Sequence[Any], seed: int, seconds: float) -> dict[str, Any]:
+        assert self._reference is not None
+        for call in self._baselines.values():
+            if isinstance(call, CompiledAhead):
+                call.arm()
+        self._double = in_float64(self._reference)
+        if self._double.module is not None:
+            self._runner.to_device(self._double.module)
+        base = _Data(self._inputs(seed, "base"), self._reference.call, self._double)
+        baselines = {name: self._timed(name, call, base) for name, call in self._baselines.items()}
+        baselines = {name: s for name, s in baselines.items() if s}
+        if not baselines:
+            raise KevolveError("no baseline runs", got="; ".join(self._broken.values()))
+        best = min(median(s) for s in baselines.values())
+        rows = [self._quick(number, entry, base, best) for number, entry in enumerate(entries)]
+        order = sorted((r for r in rows if "seconds" in r), key=lambda r: float(r["seconds"]))
+        checked: list[dict[str, Any]] = []
+        if order:
+            base.free()
+            for row in order:
+                if len(checked) == _FINALISTS:
+                    break
+                if self._holds(entries[row["number"]], seed, row):
+                    checked.append(row)
+            base = _Data(self._inputs(seed + 1, "base"), self._reference.call, self._double)
+        checked = [r for r in checked if r["seconds"] <= _CLOSE * checked[0]["seconds"]]
+        races = [r for row in checked if (r := self._race(entries[row["number"]], row, base, seconds))]
+        winner = min(races, key=lambda r: median(r["samples"]["candidate"]), default=None)
+        if winner is not None:
+            program = self._program(entries[winner["number"]])
+            winner["libraries"] = list(library_calls(program, base.inputs))
+        return {"quick": baselines, "candidates": rows, "winner": winner, "broken": self._broken}
+
+    def _timed(self, name: str, call: Call, base: _Data) -> list[float]:
+        """A baseline's first timed calls; [] where it fails."""
+        try:
+            call(*base.inputs)
+            return [self._seconds(call, base)[0] for _ in range(_QUICK)]
+        except Exception as error:
+            if unusable := self.unusable():
+                raise WorkerError(f"the baseline {name} took the device down: {unusable}") from error
+            self._broken[name] = f"{type(error).__name__}: {error}"[:300]
+            return []
+
+    def _quick(self, number: int, entry: Any, base: _Data, best: float) -> dict[str, Any]:
+        """Verdict on the base inputs and, where that is good, a few unpaired times."""
+        row: dict[str, Any] = {"number": number}
+
+        def attempt() -> str:
+            program = self._program(entry)
+            self._runner.poison(base.nbytes)
+            got = program(*base.inputs)
+            if reason := base.wrong(got, self._precision):
+                return reason
+            del got
+            times = [self._seconds(program, base)[0]]
+            if times[0] < _SLOW * best:
+                times += [self._seconds(program, base)[0] for _ in range(_QUICK)]
+            row["seconds"] = median(times[1:] or times)
+            return ""
+
+        row["reason"] = self._attempted(number, attempt)
+        return row
+
+    def _holds(self, entry: Any, seed: int, row: dict[str, Any]) -> bool:
+        """Whether a candidate is right on the other families of test data too."""
+        assert self._reference is not None
+
+        def attempt() -> str:
+            assert self._reference is not None
+            program = self._program(entry)
+            for variant in VARIANTS[1:]:
+                try:
+                    inputs = self._inputs(seed, variant)
+                    data = _Data(inputs, self._reference.call, self._double)
+                except Exception:  # any refusal of the reference means: not defined there
+                    if unusable := self.unusable():
+                        raise WorkerError(f"the reference took the device down: {unusable}") from None
+                    continue
+                if variant != "special" and data.has_nan:
+                    continue
+                self._runner.poison(data.nbytes)
+                if reason := data.wrong(program(*inputs), self._precision):
+                    return f"on {variant} inputs: {reason}"
+            return ""
+
+        row["reason"] = self._attempted(row["number"], attempt)
+        return not row["reason"]
+
+    def _race(self, entry: Any, row: Mapping[str, Any], base: _Data, seconds: float) -> dict[str, Any] | None:
+        """A finalist and the baselines call by call; its last result judged again."""
+        program = self._program(entry)
+        sides = {name: call for name, call in self._baselines.items() if name not in self._broken}
+        sides["candidate"] = program
+        samples: dict[str, list[float]] = {name: [] for name in sides}
+        order, rng = list(sides), random.Random(row["number"])
+        deadline = time.perf_counter() + seconds
+        last: Any = None
+        for k in range(_MOST + 1):
+            if k > _LEAST and time.perf_counter() > deadline:
+                break
+            rng.shuffle(order)
+            for name in order:
+                took, out = self._seconds(sides[name], base)
+                if name == "candidate":
+                    last = out
+                del out
+                if k:
+                    samples[name].append(took)
+        wrong = base.wrong(last, self._precision)
+        return None if wrong else {"number": row["number"], "samples": samples}
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    @property
+    def _precision(self) -> Any:
+        assert self._spec is not None
+        return self._spec.precision
+
+    def _attempted(self, number: int, attempt: Callable[[], str]) -> str:
+        """What is wrong with a candidate, its errors included."""
+        try:
+            return attempt()
+        except WorkerError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:300]
+            if unusable := self.unusable():
+                raise KevolveError("a candidate took the device down", got=number, where=unusable) from error
+            return reason
+
+    def _seconds(self, call: Call, data: _Data) -> tuple[float, Any]:
+        runner = self._runner
+        runner.poison(data.nbytes)
+        runner.flush_cache()
+        gc.disable()
+        try:
+            start = runner.timestamp()
+            out = call(*data.inputs)
+            end = runner.timestamp()
+            runner.synchronize()
+        finally:
+            gc.enable()
+        took = runner.elapsed(start, end)
+        self._busy += took
+        return took, out
+
+    def _program(self, entry: Any) -> Call:
+        """A candidate's program; the one before is forgotten."""
+        assert self._spec is not None
+        assert self._reference is not None
+        candidate, artifact = (
+            from_plain(Candidate, entry["candidate"]),
+            from_plain(Artifact, entry["artifact"]),
+        )
+        folder = self._workdir / "candidate"
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, text in candidate.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        self._runner.reset()
+        module = self._runner.load(artifact, folder)
+        target: Any = exported(module, candidate.symbol, self._spec.reference.symbol)
+        if isinstance(target, type):
+            target = target(*self._reference.init_args, **self._reference.init_kwargs)
+            assert self._reference.module is not None
+            target.load_state_dict(self._reference.module.state_dict())
+            target.train(self._spec.mode == "train").requires_grad_(False)
+            target = self._runner.to_device(target)
+        program: Call = target
+        return program
+
+    def _inputs(self, seed: int, variant: str) -> list[Any]:
+        """Inputs of one family of test data, drawn on the device where the problem's code lets them be."""
+        assert self._spec is not None
+        assert self._reference is not None
+        try:
+            with self._home:
+                given = given_by_file(self._spec, seed)
+        except KevolveError:
+            given = given_by_file(self._spec, seed)
+        values = [self._placed(v) for v in given]
+        if variant != "base":
+            values = [
+                transform(v, variant, generator(seed, i, variant, device=v.device), True, v.dtype)
+                if isinstance(v, torch.Tensor) and is_free(v)
+                else v
+                for i, v in enumerate(values)
+            ]
+        drawn = (draw_tensor(s, "base", generator(seed, s.name), {}) for s in self._reference.random_inputs)
+        return [*values, *(self._placed(v) for v in drawn)]
+
+    def _placed(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.device != self._home:
+            return self._runner.upload(value)
+        return value
+
+    def _clear(self) -> None:
+        """Forget the problem, and give the device's memory back to the processes beside."""
+        self._runner.reset()
+        self._reference = self._spec = None
+        self._double = None
+        self._baselines = {}
+        self._give_back()
+
+    @staticmethod
+    def _give_back() -> None:
+        """Free what this process's allocator keeps: the others need it."""
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+
+
+class _Data:
+    """One input set with the float64 answer on it and the eager baseline's error."""
+
+    def __init__(self, inputs: list[Any], eager: Call, double: LoadedReference) -> None:
+        self.inputs = inputs
+        leaves, self._structure = flatten(eager(*_copies(inputs)))
+        self._signature = [describe(v) for v in leaves]
+        self.nbytes = sum(v.numel() * v.element_size() for v in leaves)
+        self._exact = [v.contiguous() for v in flatten(double.call(*_copies(inputs)))[0]]
+        if lacking := [r for r in double.refused if "OutOfMemory" in r]:
+            raise KevolveError("the float64 reference does not fit the device's memory", got=lacking[0])
+        sides = zip(leaves, self._exact, strict=True)
+        self._leaves = [_baseline_leaf(v, exact) for v, exact in sides]
+        self._scales = [scale_of(v) if v.is_floating_point() else 0.0 for v in self._exact]
+        self.has_nan = any(v.is_floating_point() and bool(v.isnan().any()) for v in leaves)
+
+    def wrong(self, output: Any, precision: Any) -> str:
+        """Why an output is wrong, or ""."""
+        leaves, structure = flatten(output)
+        if structure != self._structure:
+            return "the result has another tree structure"
+        for k, (leaf, signature, exact, own, scale) in enumerate(self._rows(leaves)):
+            if not isinstance(leaf, torch.Tensor) or describe(leaf) != signature:
+                return f"output {k} has another type"
+            if precision.policy == "parity" and _within(leaf, exact, parity_bound(leaf.dtype, scale, own)):
+                continue
+            if (mismatch := compare(leaf, exact, own, precision, scale)) is not None:
+                return f"output {k}: {mismatch.reason} {mismatch.detail()}"
+        return ""
+
+    def _rows(self, leaves: list[Any]) -> Iterator[tuple[Any, str, torch.Tensor, BaselineLeaf, float]]:
+        return zip(leaves, self._signature, self._exact, self._leaves, self._scales, strict=True)
+
+    def free(self) -> None:
+        """Let go of the tensors."""
+        self.inputs, self._exact = [], []
+
+
+def _slices(value: torch.Tensor, exact: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Both a part at a time: float64 copies of results of gigabytes do not fit beside them."""
+    flat = zip(value.reshape(-1).split(_SLICE), exact.reshape(-1).split(_SLICE), strict=True)
+    return iter(flat)
+
+
+def _baseline_leaf(value: torch.Tensor, exact: torch.Tensor) -> BaselineLeaf:
+    """`baseline_leaf`, of a large one a part at a time."""
+    if value.numel() <= _SLICE or not value.is_floating_point():
+        return baseline_leaf(value, exact)
+    parts = [baseline_leaf(v, e) for v, e in _slices(value, exact)]
+    finite = all(p.value is None for p in parts)
+    return BaselineLeaf(max(p.error for p in parts), None if finite else value)
+
+
+def _within(leaf: torch.Tensor, exact: torch.Tensor, bound: float) -> bool:
+    """Whether a large floating result is surely within the parity bound; no is not yet wrong."""
+    if leaf.numel() <= _SLICE or not leaf.is_floating_point():
+        return False
+    return all(float((v.double() - e).abs_().max()) <= bound for v, e in _slices(leaf, exact))
+
+
+def _copies(inputs: Sequence[Any]) -> list[Any]:
+    """Inputs that a reference may write into; those of gigabytes as they are."""
+    if sum(t.numel() * t.element_size() for t in inputs if isinstance(t, torch.Tensor)) > _COPIED_BYTES:
+        return list(inputs)
+    return [t.clone() if isinstance(t, torch.Tensor) else t for t in inputs]
