@@ -134,7 +134,7 @@ def host_plan(program: Program) -> dict[str, Any]:
     """The host's part of ``program`` as a JSON value."""
     return {
         "buffers": [
-            [b.name, b.role, b.source, b.dtype, _extent(b.shape, b.stride), b.data]
+            [b.name, b.role, b.source, b.dtype, list(b.shape), list(b.stride), b.data]
             for b in program.buffers.values()
         ],
         "outputs": [[o.buffer, list(o.shape), list(o.strides), o.offset] for o in program.outputs],
@@ -156,27 +156,42 @@ class HostedProgram:
         self._weights = dict(weights)
 
     def __call__(self, *arguments: Any) -> Any:
-        memory = {
-            name: self._memory(role, source, dtype, elements, data, arguments)
-            for name, role, source, dtype, elements, data in self._program.plan["buffers"]
-        }
+        memory = {name: self._memory(arguments, *row) for name, *row in self._program.plan["buffers"]}
         for kernel in self._program.kernels:
             self._runner.launch(kernel, memory)
         leaves = [DeviceArray(memory[name], *layout) for name, *layout in self._program.plan["outputs"]]
         return _filled(self._program.plan["structure"], leaves)
 
     def _memory(
-        self, role: str, source: str, dtype: str, elements: int, data: Any, arguments: Sequence[Any]
+        self,
+        arguments: Sequence[Any],
+        role: str,
+        source: str,
+        dtype: str,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        data: Any,
     ) -> Any:
         if role == "input":
-            return arguments[int(source)].memory
+            return self._laid_out(arguments[int(source)], shape, strides)
         if role == "param":
-            return self._weights[source].memory
+            return self._laid_out(self._weights[source], shape, strides)
         if role == "constant":
             import torch
 
             return self._runner.upload(torch.tensor(data, dtype=getattr(torch, dtype))).memory
-        return self._runner.allocate(dtype, elements)
+        return self._runner.allocate(dtype, _extent(shape, strides))
+
+    def _laid_out(self, given: DeviceArray, shape: Sequence[int], strides: Sequence[int]) -> Any:
+        """The memory of an argument; of a copy where it does not lie as the kernels take it to."""
+        moved = any(n > 1 and s != t for n, s, t in zip(shape, given.strides, strides, strict=True))
+        if not moved and not given.offset:
+            return given.memory
+        import torch
+
+        tensor = self._runner.download(given)
+        copy = torch.empty_strided(tuple(shape), tuple(strides), dtype=tensor.dtype)
+        return self._runner.upload(copy.copy_(tensor)).memory
 
 
 def _tagged(node: Any) -> Any:

@@ -102,6 +102,8 @@ def test_a_hosted_program_has_arguments_weights_constants_and_a_tree_of_results(
     (first, [last]) = result["a"]
     assert runner.download(first).tolist() == [11.0, 12.0]
     assert runner.download(last).tolist() == [15.0, float("inf")]
+    elsewhere = loaded(runner.upload(x.contiguous()))["a"][0]  # the plan has other strides
+    assert runner.download(elsewhere).tolist() == [11.0, 12.0]
 
 
 def test_strides_hold_on_the_device_and_an_unknown_element_type_is_unsupported() -> None:

@@ -78,7 +78,7 @@ def probe_kernels(n: int = 1 << 18) -> ProbeKernels:
 
 
 def _probe(n: int, *code: list[Any]) -> Candidate:
-    buffers = [["x", "input", "0", "float32", n, None], ["y", "output", "", "float32", n, None]]
+    buffers = [["x", "input", "0", "float32", [n], [1], None], ["y", "output", "", "float32", [n], [1], None]]
     plan = {"buffers": buffers, "outputs": [["y", [n], [1], 0]], "structure": 0}
     return _candidate([["case", "copy", PROBE_SYMBOL, plan], ["kernel", [n], 4096, 1], *code], PROBE_SYMBOL)
 
