@@ -7,8 +7,8 @@ export, literals for plain constants (captured ones too), the source of helpers 
 from __future__ import annotations
 
 import ast
-import builtins
 import inspect
+import symtable
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -120,12 +120,30 @@ def _add(value: Any, parts: dict[str, str]) -> None:
         return
     parts[key] = ""  # recursion ends here
     known = _environment(value)
-    used = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
-    for name in dict.fromkeys(used):
-        if name in known and name not in parts and not (name not in known and hasattr(builtins, name)):
+    for name in _free_names(source):
+        if name in known and name not in parts:
             _bind(name, known[name], parts, getattr(value, "__module__", ""))
     del parts[key]
     parts[key] = source
+
+
+def _free_names(source: str) -> list[str]:
+    """Names that ``source`` reads and does not bind itself, in order of appearance: not its parameters and
+    local variables, whatever else is called the same."""
+    scopes = [symtable.symtable(source, "<reference>", "exec")]
+    bound = {s.get_name() for s in scopes[0].get_symbols() if s.is_assigned() or s.is_imported()}
+    bound |= {child.get_name() for child in scopes[0].get_children()}
+    found: set[str] = set()
+    while scopes:
+        scope = scopes.pop()
+        found |= {
+            s.get_name()
+            for s in scope.get_symbols()
+            if s.is_referenced() and (s.is_global() or scope.get_type() == "module")
+        }
+        scopes += scope.get_children()
+    order = [n.id for n in ast.walk(syntax.parse(source)) if isinstance(n, ast.Name)]
+    return [name for name in dict.fromkeys(order) if name in found - bound]
 
 
 def _environment(value: Any) -> dict[str, Any]:

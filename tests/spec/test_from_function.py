@@ -65,6 +65,21 @@ def test_its_yaml_stands_alone(tmp_path: Path) -> None:
     assert again.fingerprint == spec.fingerprint
 
 
+x = torch.ones(3)  # a script's data, called as the parameters of its functions are
+scale = [x]
+
+
+def shadowing(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    scale = y.mean()
+    return torch.stack([x * scale for x in (x, y)])
+
+
+def test_parameters_and_local_variables_are_not_the_globals_of_their_names() -> None:
+    reference = spec_from_function(shadowing, (torch.ones(3), torch.ones(3))).reference
+    assert reference.symbol == "shadowing"
+    assert "ones(3)" not in reference.source
+
+
 def test_captured_numbers_become_constants() -> None:
     factor = 3
 
