@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ def generator_of(
     """The generator: the caller's own, ``synth``, ``llm``, one that a plugin added (its factory takes
     ``backend``, ``device`` and ``spec`` by keyword, and ``options`` where there are any), or several of them
     joined by ``+``. Any but ``synth`` alone gets a tuner for the tunables that its candidates declare.
-    ``options`` has those of each generator under its name."""
+    ``options`` has those of each generator under its name. Of ``synth``: ``language``, the only one it
+    writes, and ``without``, names of rewrites of the graph to leave out (`synth.simplify.REWRITES`)."""
     if not isinstance(given, str):
         return given
     if given == _SYNTH:
@@ -206,11 +208,12 @@ def _generator(
 
         return llm_generator(where, spec, own)
     if given == _SYNTH and _SYNTH not in where.registry.names("generator"):
-        from kevolve_core.synth import SynthGenerator
+        from kevolve_core.synth import SynthGenerator, graph_of
 
         backend = where.backend
         renderers = _wanted(backend.renderers(), own.get("language"), where)
-        return SynthGenerator(spec, renderers, backend.schedule_space, where.device)
+        graph = partial(graph_of, without=_rewrites(own.get("without", ())))
+        return SynthGenerator(spec, renderers, backend.schedule_space, where.device, graph)
     known = [_SYNTH, _LLM, *where.registry.names("generator")]
     if given not in known:
         raise _unknown("generator", given, known)
@@ -218,6 +221,16 @@ def _generator(
         backend=where.backend, device=where.device, spec=spec, **({"options": own} if own else {})
     )
     return made
+
+
+def _rewrites(names: Sequence[str]) -> tuple[str, ...]:
+    """Rewrites of the operator graph to leave out, which must exist."""
+    from kevolve_core.synth.simplify import REWRITES
+
+    for name in names:
+        if name not in REWRITES:
+            raise ConfigError("synth has no such rewrite", got=name, mend=f"it has: {', '.join(REWRITES)}")
+    return tuple(names)
 
 
 def _wanted(renderers: Mapping[str, Renderer], language: str | None, where: Place) -> Mapping[str, Renderer]:

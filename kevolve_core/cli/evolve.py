@@ -48,6 +48,12 @@ _JSON = click.option(
 @click.option("--policy", default="evolutionary", show_default=True, help="How parents are selected.")
 @click.option("--generator", default="synth", show_default=True, help="Who writes the candidates.")
 @model_options
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="REWRITE",
+    help="A rewrite of the operator graph that synth leaves out. May be given several times.",
+)
 @click.option("--executor", default="local", show_default=True, help="Where evaluations run.")
 @click.option(
     "--seed-kernel",
@@ -85,6 +91,7 @@ def evolve(
     pages: int,
     max_tokens: str | None,
     max_money: float | None,
+    without: tuple[str, ...],
     executor: str,
     seed_kernels: tuple[str, ...],
     allow_degenerate: bool,
@@ -107,8 +114,9 @@ def evolve(
     options = generator_options(generator, models, provider_file, language, siblings, pages)
     if options:
         prepare_process()
-    if language is not None and "synth" in generator.split("+"):
-        options = {**options, "synth": {"language": language}}
+    own = {"language": language, "without": list(without)}
+    if "synth" in generator.split("+") and any(own.values()):
+        options = {**options, "synth": {name: value for name, value in own.items() if value}}
     loaded = as_spec(spec if asked is None else asked.spec, seed_kernels=seed_kernels)
     where = place(loaded, backend, registry=registry, device=device)
     title = f"{loaded.name} on {_device(where.device)}, {generator}, {policy}, seed {seed}"
