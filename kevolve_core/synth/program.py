@@ -27,7 +27,7 @@ from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
 from kevolve_core.synth.nests import NestBuilder
 from kevolve_core.synth.rows import split_large, split_rows
-from kevolve_core.synth.tables import tables
+from kevolve_core.synth.tables import landings, tables
 
 __all__ = ["Partition", "Synthesised", "synthesise"]
 
@@ -105,6 +105,7 @@ class _Assembler:
             for n in (*self.partition.stored, *lowering.stored, *self.tables - self.partition.recomputed)
             if n in lowering.defs and lowering.defs[n].kind == "point"
         }
+        required |= landings(lowering.defs, required)
         fusion = self._fused(required)
         groups = fusion.groups()
         self._decide_memory(fusion, groups)

@@ -1,4 +1,5 @@
-"""Which values are worth a table: costly functions of a few positions that many elements share.
+"""Which values are worth memory: costly functions of a few positions that many elements share, and landings
+of long chains.
 
 The angles of a rotary embedding, a window, a positional encoding: small tensors of transcendental functions,
 broadcast along the slow axes of what reads them. Computed where they are read, they would be computed again
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from kevolve_core.ir import Index, Load, Op, walk
 from kevolve_core.synth.lower import Def
 
-__all__ = ["tables"]
+__all__ = ["landings", "tables"]
 
 _COSTLY = frozenset(
     ["sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "exp", "exp2", "expm1",
@@ -23,6 +24,9 @@ _COSTLY = frozenset(
 #: A table is read at least so often an element, and has at most so many elements. Estimated: a function of
 #: twenty operations against a store and loads from the second-level cache.
 REUSE, LARGEST = 8, 1 << 18
+#: Definitions that are inlined into one another, one inside the other: walks over them recurse. Estimated:
+#: half of what Python's default limit allows.
+DEEPEST = 80
 
 
 def tables(defs: Mapping[str, Def], extents: Mapping[str, int], results: Iterable[str]) -> frozenset[str]:
@@ -60,3 +64,20 @@ def _along_rows(reader: Def, load: Load) -> bool:
     """Whether the position read moves with the fastest axis of its reader."""
     axes = (*reader.free, *reader.raxes)
     return bool(axes) and any(Index(axes[-1]) in walk(i) for i in load.index)
+
+
+def landings(defs: Mapping[str, Def], kept: Iterable[str]) -> frozenset[str]:
+    """Pointwise definitions to keep in memory so that none is inlined deeper than `DEEPEST`: an unrolled
+    recurrence of hundreds of steps is one chain. ``kept`` are in memory already."""
+    landed = set(kept)
+    depth: dict[str, int] = {}
+    found: set[str] = set()
+    for name, d in defs.items():  # what is read comes before its readers
+        if d.kind != "point" or d.value is None:
+            continue
+        inside = [depth.get(e.buffer, 0) for e in walk(d.value) if isinstance(e, Load)]
+        depth[name] = 1 + max(inside, default=0)
+        if depth[name] > DEEPEST or name in landed:
+            found |= {name} - landed
+            depth[name] = 0
+    return frozenset(found)

@@ -84,3 +84,14 @@ def test_statistics_of_a_row_are_no_table(lower: Callable[..., Any]) -> None:
 def test_a_genome_says_what_is_recomputed_and_not_cut() -> None:
     genome = Genome("cpp", Partition(recomputed=frozenset(["cos"]), segments=False))
     assert genome == Genome.parsed(genome.plain())
+
+
+def test_a_recurrence_of_hundreds_of_steps_is_not_inlined_into_itself(check: Callable[..., Any]) -> None:
+    def long(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        h = x[0]
+        for t in range(1, x.shape[0]):
+            h = torch.tanh(h) * y[t] + x[t]
+        return h
+
+    generator = torch.Generator().manual_seed(0)
+    check(long, [torch.randn(150, 4, generator=generator), torch.randn(150, 4, generator=generator)])
