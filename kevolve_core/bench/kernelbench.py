@@ -141,7 +141,10 @@ def run_kernelbench(
     if pipeline is not None:
         try:
             count = min(jobs or workers(where), max(1, len(todo)))
-            over(todo, work, where, language=settings.language, jobs=count, role=SWEEP_ROLE)
+            over(
+                todo, work, where, language=settings.language, jobs=count, role=SWEEP_ROLE,
+                on_stop=pipeline.stop,
+            )  # fmt: skip
         finally:
             pipeline.close()
     else:

@@ -64,6 +64,10 @@ class Pipeline:
         self._compiler = self.where.backend.compiler(self.where.device)
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="kevolve-build")
 
+    def stop(self) -> None:
+        """Start no more builds: whoever waits for one gets a ``CancelledError``."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     def close(self) -> None:
         """Start no more builds, and stop the compiler's workers where it has some."""
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -102,6 +106,7 @@ class Pipeline:
             "correct": False, "generated_correct": False, "libraries": [], "reason": "",
             "steps": plan["steps"], "first_proposal_s": plan["propose_s"],
             "baseline_compile_s": compiled["compile_s"], "device_s": round(held, 3),
+            "phases_s": found["phases"],
             "timed_s": round(found["timed_s"], 4), "waited_s": round(waited, 3), "tried": len(built),
             "verdicts": _verdicts(built, found["candidates"], len(lost)), "broken_baselines": found["broken"],
             "baselines_s": {name: median(v) for name, v in found["quick"].items()},

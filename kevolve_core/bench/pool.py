@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,8 +83,13 @@ def over(
     language: str = "",
     jobs: int = 0,
     role: str = CHECK_ROLE,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """``work(item, checker)`` for every item, in ``jobs`` threads with a process each (0: one a core)."""
+    """``work(item, checker)`` for every item, in ``jobs`` threads with a process each (0: one a core).
+
+    When it is interrupted, or one ``work`` raises, the processes are killed, and ``on_stop`` is called to
+    wake work that waits for something else.
+    """
     cores = len(os.sched_getaffinity(0))
     count = jobs or cores
     queue = iter(list(items))
@@ -96,7 +101,10 @@ def over(
                 item = next(queue, None)
             if item is None:
                 return
-            work(item, checker)
+            try:
+                work(item, checker)
+            except CancelledError:  # by `on_stop`
+                return
 
     with tempfile.TemporaryDirectory(prefix="kevolve-bench-") as scratch:
         threads = max(1, cores // count)
@@ -110,3 +118,4 @@ def over(
                 stop.set()
                 for c in checkers:
                     c.close()
+                on_stop()

@@ -14,7 +14,7 @@ import random
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,14 +22,13 @@ from typing import Any
 import torch
 
 from kevolve_core.bench.ahead import CompiledAhead, hollow
+from kevolve_core.bench.answered import AnsweredInputs
 from kevolve_core.bench.shrink import SCALES, shrunk
 from kevolve_core.errors import KevolveError, WorkerError
 from kevolve_core.evaluate.contender import library_calls
 from kevolve_core.evaluate.rules import check_candidate
-from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare, parity_bound, scale_of
 from kevolve_core.interfaces import BackendRef, Proposal
 from kevolve_core.isolate.entry import exported
-from kevolve_core.isolate.tensors import describe, flatten
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device
 from kevolve_core.registry import load_backend
@@ -48,8 +47,6 @@ _SLOW = 4.0  # times the best baseline beyond which one call is enough to know
 _LEAST, _MOST = 6, 12  # rounds of a paired measurement
 _CLOSE = 1.15  # times the fastest finalist within which another may still be faster
 _WAIT_S, _PAUSE_S = 60.0, 0.5  # for memory that the problem on the device has
-_COPIED_BYTES = 1 << 30  # of inputs up to which a reference gets copies of its own
-_SLICE = 1 << 26  # elements of a result that are compared at a time
 
 
 class SweepRole:
@@ -179,19 +176,23 @@ class SweepRole:
 
     def _measured(self, entries: Sequence[Any], seed: int, seconds: float) -> dict[str, Any]:
         assert self._reference is not None
+        clock = _Stopwatch()
         for call in self._baselines.values():
             if isinstance(call, CompiledAhead):
                 call.arm()
         self._double = in_float64(self._reference)
         if self._double.module is not None:
             self._runner.to_device(self._double.module)
-        base = _Data(self._inputs(seed, "base"), self._reference.call, self._double)
+        base = AnsweredInputs(self._inputs(seed, "base"), self._reference.call, self._double)
+        clock.lap("reference")
         baselines = {name: self._timed(name, call, base) for name, call in self._baselines.items()}
         baselines = {name: s for name, s in baselines.items() if s}
         if not baselines:
             raise KevolveError("no baseline runs", got="; ".join(self._broken.values()))
         best = min(median(s) for s in baselines.values())
+        clock.lap("baselines")
         rows = [self._quick(number, entry, base, best) for number, entry in enumerate(entries)]
+        clock.lap("candidates")
         order = sorted((r for r in rows if "seconds" in r), key=lambda r: float(r["seconds"]))
         checked: list[dict[str, Any]] = []
         if order:
@@ -201,16 +202,21 @@ class SweepRole:
                     break
                 if self._holds(entries[row["number"]], seed, row):
                     checked.append(row)
-            base = _Data(self._inputs(seed + 1, "base"), self._reference.call, self._double)
+            base = AnsweredInputs(self._inputs(seed + 1, "base"), self._reference.call, self._double)
+        clock.lap("finalists")
         checked = [r for r in checked if r["seconds"] <= _CLOSE * checked[0]["seconds"]]
         races = [r for row in checked if (r := self._race(entries[row["number"]], row, base, seconds))]
         winner = min(races, key=lambda r: median(r["samples"]["candidate"]), default=None)
         if winner is not None:
             program = self._program(entries[winner["number"]])
             winner["libraries"] = list(library_calls(program, base.inputs))
-        return {"quick": baselines, "candidates": rows, "winner": winner, "broken": self._broken}
+        clock.lap("race")
+        return {
+            "quick": baselines, "candidates": rows, "winner": winner, "broken": self._broken,
+            "phases": clock.laps,
+        }  # fmt: skip
 
-    def _timed(self, name: str, call: Call, base: _Data) -> list[float]:
+    def _timed(self, name: str, call: Call, base: AnsweredInputs) -> list[float]:
         """A baseline's first timed calls; [] where it fails."""
         try:
             call(*base.inputs)
@@ -221,7 +227,7 @@ class SweepRole:
             self._broken[name] = f"{type(error).__name__}: {error}"[:300]
             return []
 
-    def _quick(self, number: int, entry: Any, base: _Data, best: float) -> dict[str, Any]:
+    def _quick(self, number: int, entry: Any, base: AnsweredInputs, best: float) -> dict[str, Any]:
         """Verdict on the base inputs and, where that is good, a few unpaired times."""
         row: dict[str, Any] = {"number": number}
 
@@ -246,27 +252,35 @@ class SweepRole:
         assert self._reference is not None
 
         def attempt() -> str:
-            assert self._reference is not None
             program = self._program(entry)
-            for variant in VARIANTS[1:]:
-                try:
-                    inputs = self._inputs(seed, variant)
-                    data = _Data(inputs, self._reference.call, self._double)
-                except Exception:  # any refusal of the reference means: not defined there
-                    if unusable := self.unusable():
-                        raise WorkerError(f"the reference took the device down: {unusable}") from None
-                    continue
-                if variant != "special" and data.has_nan:
-                    continue
-                self._runner.poison(data.nbytes)
-                if reason := data.wrong(program(*inputs), self._precision):
-                    return f"on {variant} inputs: {reason}"
-            return ""
+            wrong = (self._wrong_on(program, seed, variant) for variant in VARIANTS[1:])
+            return next((reason for reason in wrong if reason), "")
 
         row["reason"] = self._attempted(row["number"], attempt)
         return not row["reason"]
 
-    def _race(self, entry: Any, row: Mapping[str, Any], base: _Data, seconds: float) -> dict[str, Any] | None:
+    def _wrong_on(self, program: Call, seed: int, variant: str) -> str:
+        """Why a candidate is wrong on one family of test data, or ""; "" too where the reference refuses it.
+        Nothing of the family's stays in memory."""
+        assert self._reference is not None
+        try:
+            inputs = self._inputs(seed, variant)
+            data = AnsweredInputs(inputs, self._reference.call, self._double)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # any refusal of the reference means: not defined there
+            if unusable := self.unusable():
+                raise WorkerError(f"the reference took the device down: {unusable}") from None
+            return ""
+        if variant != "special" and data.has_nan:
+            return ""
+        self._runner.poison(data.nbytes)
+        reason = data.wrong(program(*inputs), self._precision)
+        return f"on {variant} inputs: {reason}" if reason else ""
+
+    def _race(
+        self, entry: Any, row: Mapping[str, Any], base: AnsweredInputs, seconds: float
+    ) -> dict[str, Any] | None:
         """A finalist and the baselines call by call; its last result judged again."""
         program = self._program(entry)
         sides = {name: call for name, call in self._baselines.items() if name not in self._broken}
@@ -308,7 +322,7 @@ class SweepRole:
                 raise KevolveError("a candidate took the device down", got=number, where=unusable) from error
             return reason
 
-    def _seconds(self, call: Call, data: _Data) -> tuple[float, Any]:
+    def _seconds(self, call: Call, data: AnsweredInputs) -> tuple[float, Any]:
         runner = self._runner
         runner.poison(data.nbytes)
         runner.flush_cache()
@@ -391,68 +405,14 @@ class SweepRole:
             torch.accelerator.empty_cache()
 
 
-class _Data:
-    """One input set with the float64 answer on it and the eager baseline's error."""
+class _Stopwatch:
+    """Wall-clock seconds of consecutive phases."""
 
-    def __init__(self, inputs: list[Any], eager: Call, double: LoadedReference) -> None:
-        self.inputs = inputs
-        leaves, self._structure = flatten(eager(*_copies(inputs)))
-        self._signature = [describe(v) for v in leaves]
-        self.nbytes = sum(v.numel() * v.element_size() for v in leaves)
-        self._exact = [v.contiguous() for v in flatten(double.call(*_copies(inputs)))[0]]
-        if lacking := [r for r in double.refused if "OutOfMemory" in r]:
-            raise KevolveError("the float64 reference does not fit the device's memory", got=lacking[0])
-        sides = zip(leaves, self._exact, strict=True)
-        self._leaves = [_baseline_leaf(v, exact) for v, exact in sides]
-        self._scales = [scale_of(v) if v.is_floating_point() else 0.0 for v in self._exact]
-        self.has_nan = any(v.is_floating_point() and bool(v.isnan().any()) for v in leaves)
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.perf_counter()
 
-    def wrong(self, output: Any, precision: Any) -> str:
-        """Why an output is wrong, or ""."""
-        leaves, structure = flatten(output)
-        if structure != self._structure:
-            return "the result has another tree structure"
-        for k, (leaf, signature, exact, own, scale) in enumerate(self._rows(leaves)):
-            if not isinstance(leaf, torch.Tensor) or describe(leaf) != signature:
-                return f"output {k} has another type"
-            if precision.policy == "parity" and _within(leaf, exact, parity_bound(leaf.dtype, scale, own)):
-                continue
-            if (mismatch := compare(leaf, exact, own, precision, scale)) is not None:
-                return f"output {k}: {mismatch.reason} {mismatch.detail()}"
-        return ""
-
-    def _rows(self, leaves: list[Any]) -> Iterator[tuple[Any, str, torch.Tensor, BaselineLeaf, float]]:
-        return zip(leaves, self._signature, self._exact, self._leaves, self._scales, strict=True)
-
-    def free(self) -> None:
-        """Let go of the tensors."""
-        self.inputs, self._exact = [], []
-
-
-def _slices(value: torch.Tensor, exact: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Both a part at a time: float64 copies of results of gigabytes do not fit beside them."""
-    flat = zip(value.reshape(-1).split(_SLICE), exact.reshape(-1).split(_SLICE), strict=True)
-    return iter(flat)
-
-
-def _baseline_leaf(value: torch.Tensor, exact: torch.Tensor) -> BaselineLeaf:
-    """`baseline_leaf`, of a large one a part at a time."""
-    if value.numel() <= _SLICE or not value.is_floating_point():
-        return baseline_leaf(value, exact)
-    parts = [baseline_leaf(v, e) for v, e in _slices(value, exact)]
-    finite = all(p.value is None for p in parts)
-    return BaselineLeaf(max(p.error for p in parts), None if finite else value)
-
-
-def _within(leaf: torch.Tensor, exact: torch.Tensor, bound: float) -> bool:
-    """Whether a large floating result is surely within the parity bound; no is not yet wrong."""
-    if leaf.numel() <= _SLICE or not leaf.is_floating_point():
-        return False
-    return all(float((v.double() - e).abs_().max()) <= bound for v, e in _slices(leaf, exact))
-
-
-def _copies(inputs: Sequence[Any]) -> list[Any]:
-    """Inputs that a reference may write into; those of gigabytes as they are."""
-    if sum(t.numel() * t.element_size() for t in inputs if isinstance(t, torch.Tensor)) > _COPIED_BYTES:
-        return list(inputs)
-    return [t.clone() if isinstance(t, torch.Tensor) else t for t in inputs]
+    def lap(self, name: str) -> None:
+        """A phase ends, the next one begins."""
+        now = time.perf_counter()
+        self.laps[name], self._since = round(now - self._since, 3), now

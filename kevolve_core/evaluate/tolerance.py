@@ -19,7 +19,15 @@ from attrs import field, frozen
 
 from kevolve_core.kernelspec import Precision
 
-__all__ = ["BaselineLeaf", "Mismatch", "baseline_leaf", "compare", "parity_bound", "scale_of"]
+__all__ = [
+    "BaselineLeaf",
+    "Mismatch",
+    "baseline_leaf",
+    "compare",
+    "parity_bound",
+    "scale_of",
+    "surely_within",
+]
 
 _SPREAD_SHARE = 0.02
 
@@ -107,6 +115,20 @@ def parity_bound(dtype: torch.dtype, scale: float, baseline: BaselineLeaf | None
     """The largest absolute error that ``parity`` allows."""
     epsilon: float = torch.finfo(dtype).eps
     return max(4 * epsilon * scale, 0.0 if baseline is None else 2 * baseline.error)
+
+
+def surely_within(
+    out: torch.Tensor, reference: torch.Tensor, baseline: BaselineLeaf | None, limit: float
+) -> bool:
+    """Whether every element is within ``limit`` of ``reference``, and every one that is not finite is as
+    there or in the baseline. It looks at one element at a time, so parts of a large leaf may be given one by
+    one; no does not yet mean wrong (see `compare`)."""
+    if out.numel() == 0:
+        return True
+    _, worst, all_finite = _errors(out, reference)
+    if not worst <= limit:
+        return False
+    return all_finite or _compare_nonfinite(out, reference.to(out.dtype), baseline) is None
 
 
 def _own_units(dtype: torch.dtype, reference: torch.Tensor, limit: float) -> torch.Tensor:

@@ -57,17 +57,19 @@ class Block:
 def flatten(tree: Any) -> tuple[list[Any], Any]:
     """Leaves of nested lists, tuples and dicts in depth-first order, and the structure with leaf numbers."""
     leaves: list[Any] = []
+    return leaves, _visit(tree, leaves)
 
-    def visit(node: Any) -> Any:
-        if isinstance(node, (list, tuple)):
-            kind = "list" if isinstance(node, list) else "tuple"
-            return {kind: [visit(n) for n in node]}
-        if isinstance(node, dict):
-            return {"dict": {str(k): visit(v) for k, v in node.items()}}
-        leaves.append(node)
-        return len(leaves) - 1
 
-    return leaves, visit(tree)
+def _visit(node: Any, leaves: list[Any]) -> Any:
+    # No inner function of `flatten`: one that calls itself is a cycle, and would keep the leaves, which may
+    # be gigabytes of a device, until the next collection.
+    if isinstance(node, (list, tuple)):
+        kind = "list" if isinstance(node, list) else "tuple"
+        return {kind: [_visit(n, leaves) for n in node]}
+    if isinstance(node, dict):
+        return {"dict": {str(k): _visit(v, leaves) for k, v in node.items()}}
+    leaves.append(node)
+    return len(leaves) - 1
 
 
 def unflatten(structure: Any, leaves: Sequence[Any]) -> Any:

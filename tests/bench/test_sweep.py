@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
 
-from kevolve_core.bench import sweep
+from kevolve_core.bench import answered
 from kevolve_core.bench.ahead import CompiledAhead, hollow
+from kevolve_core.bench.answered import AnsweredInputs
 from kevolve_core.bench.pipeline import _verdicts
 from kevolve_core.kernelspec import Precision
 
@@ -51,20 +54,52 @@ class _Double:
 def test_a_large_result_is_compared_in_parts(
     monkeypatch: pytest.MonkeyPatch, off: float, wrong: bool
 ) -> None:
-    monkeypatch.setattr(sweep, "_SLICE", 16)
+    monkeypatch.setattr(answered, "_SLICE", 16)
     x = torch.randn(5, 13)
     double: Any = _Double()
-    data = sweep._Data([x], lambda x: x * 2, double)
+    data = AnsweredInputs([x], lambda x: x * 2, double)
     got = x * 2
     got[4, 12] += off
     assert bool(data.wrong(got, Precision())) == wrong
+
+
+@pytest.mark.parametrize(("value", "wrong"), [(float("inf"), False), (1.0, True), (float("nan"), True)])
+def test_infinities_of_a_large_result_are_compared_in_parts(
+    monkeypatch: pytest.MonkeyPatch, value: float, wrong: bool
+) -> None:
+    monkeypatch.setattr(answered, "_SLICE", 16)
+    x = torch.randn(5, 13)
+    x[4, 12] = float("inf")
+    double: Any = _Double()
+    data = AnsweredInputs([x], lambda x: x * 2, double)
+    got = x * 2
+    got[4, 12] = value
+    assert bool(data.wrong(got, Precision())) == wrong
+
+
+def test_freed_inputs_hold_no_memory() -> None:
+    results: list[weakref.ref[Any]] = []
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        out = x * 2
+        results.append(weakref.ref(out.untyped_storage()))
+        return out
+
+    double: Any = _Double()
+    gc.disable()  # on a device, memory is wanted before a collection comes
+    try:
+        data = AnsweredInputs([torch.ones(3)], reference, double)
+        data.free()
+        assert [r() for r in results] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_float64_reference_without_memory_is_an_error_and_no_yardstick() -> None:
     double: Any = _Double()
     double.refused = ("whole reference (OutOfMemoryError: CUDA out of memory)",)
     with pytest.raises(Exception, match="does not fit the device's memory"):
-        sweep._Data([torch.ones(3)], lambda x: x * 2, double)
+        AnsweredInputs([torch.ones(3)], lambda x: x * 2, double)
 
 
 def test_every_candidate_is_in_the_verdicts() -> None:
