@@ -65,11 +65,12 @@ class Pipeline:
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="kevolve-build")
 
     def stop(self) -> None:
-        """Start no more builds: whoever waits for one gets a ``CancelledError``."""
+        """Give up: whoever waits for a build gets a ``CancelledError``, and the compiler's workers end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        getattr(self._compiler, "close", lambda: None)()
 
     def close(self) -> None:
-        """Start no more builds, and stop the compiler's workers where it has some."""
+        """Stop the threads, and the compiler's workers where it has some."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         getattr(self._compiler, "close", lambda: None)()
 

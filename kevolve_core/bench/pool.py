@@ -88,7 +88,7 @@ def over(
     """``work(item, checker)`` for every item, in ``jobs`` threads with a process each (0: one a core).
 
     When it is interrupted, or one ``work`` raises, the processes are killed, and ``on_stop`` is called to
-    wake work that waits for something else.
+    wake work that waits for something else; also at the ordinary end.
     """
     cores = len(os.sched_getaffinity(0))
     count = jobs or cores
