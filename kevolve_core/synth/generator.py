@@ -72,6 +72,7 @@ class SynthGenerator:
         self._graphs: dict[str, Graph] = {}
         self._synthesised: dict[Partition, tuple[Synthesised, ...]] = {}
         self._spaces: dict[tuple[Partition, str], dict[str, Space]] = {}
+        self._able: list[str] = []
         self._lock = threading.Lock()
 
     # --- what callers may ask -------------------------------------------------------------------------------
@@ -300,6 +301,11 @@ class SynthGenerator:
     def _languages(self) -> list[str]:
         """Languages that can print every step of the default program, and have something of their own in
         it."""
+        if not self._able:
+            self._able = self._able_languages()
+        return self._able
+
+    def _able_languages(self) -> list[str]:
         reasons: list[str] = []
         able: list[str] = []
         for language, renderer in self._renderers.items():
