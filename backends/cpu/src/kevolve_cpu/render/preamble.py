@@ -52,6 +52,16 @@ template <class V, int N>
 inline void store(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v[0]); }""",
         ("lanes", "store"),
     ),
+    "rounded": (
+        """// A product as it is in memory: never one operation with the addition after it. GCC fuses across
+// statements, but not out of this; Clang only within an expression.
+#if defined(__clang__) || __GNUC__ < 12
+template <class V> inline V rounded(V x) { return x; }
+#else
+template <class V> inline V rounded(V x) { return __builtin_assoc_barrier(x); }
+#endif""",
+        (),
+    ),
     "stream": (
         """// Store past the caches; p is aligned to the vector. The barrier after a parallel loop ends it.
 template <class V> inline void stream(void *p, V v) {
