@@ -275,13 +275,14 @@ inline float float_remainder(float a, float b) {
     "float_floordiv": (
         """template <class T> inline T float_floordiv(T a, T b) {
     if (b == 0) return a / b;
-    const T m = float_remainder(a, b);
-    const T q = (a - m) / b;
+    const T m = sizeof(T) == 4 ? T(__builtin_fmodf(a, b)) : T(__builtin_fmod(a, b));
+    T q = (a - m) / b;
+    if (m != 0 && (m < 0) != (b < 0)) q -= 1;
     if (q == 0) return __builtin_copysign(T(0), a / b);
     const T down = __builtin_floor(q);
     return q - down > T(0.5) ? down + 1 : down;
 }""",
-        ("float_remainder",),
+        (),
     ),
     "integer_power": (
         """template <class T> inline T integer_power(T a, T b) {
