@@ -4,11 +4,19 @@ those: in what infinities and NaN do, and in labels that are padding."""
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["DECOMPOSITIONS", "grid_sampler_2d", "multi_margin_loss", "multilabel_margin_loss"]
+__all__ = [
+    "DECOMPOSITIONS",
+    "grid_sampler_2d",
+    "layer_norm_backward",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+]
 
 _BILINEAR, _NEAREST = 0, 1
 _ZEROS, _BORDER = 0, 1
@@ -139,8 +147,42 @@ def multilabel_margin_loss(
     return loss, is_label.to(x.dtype).reshape(target.shape)
 
 
+def layer_norm_backward(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    normalized_shape: Sequence[int],
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of x, weight and bias, those that ``mask`` asks for.
+
+    By the kernel's algebra, whose infinities and NaN others would not give; its sums of large terms that
+    cancel are in float64.
+    """
+    inner = list(range(x.dim() - len(normalized_shape), x.dim()))
+    outer = list(range(inner[0]))
+    n = math.prod(normalized_shape)
+    g, v, center, scale = (t.to(torch.float64) for t in (gradient, x, mean, rstd))
+    dx = dw = db = None
+    if mask[0]:
+        weighted = g if weight is None else g * weight.to(torch.float64)
+        total = weighted.sum(inner, keepdim=True)
+        slope = (total * center - (weighted * v).sum(inner, keepdim=True)) * scale**3 / n
+        dx = (scale * weighted + slope * v + (-slope * center - total * scale / n)).to(x.dtype)
+    if mask[1] and weight is not None:
+        products = g * (scale * v - scale * center)
+        dw = (products.sum(outer) if outer else products).to(weight.dtype)
+    if mask[2] and bias is not None:
+        db = (g.sum(outer) if outer else g).to(bias.dtype)
+    return dx, dw, db
+
+
 DECOMPOSITIONS: dict[Any, Any] = {
     torch.ops.aten.grid_sampler_2d.default: grid_sampler_2d,
+    torch.ops.aten.native_layer_norm_backward.default: layer_norm_backward,
     torch.ops.aten.multi_margin_loss.default: multi_margin_loss,
     torch.ops.aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
 }

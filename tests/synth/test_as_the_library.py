@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kevolve_core.ir import LibraryCall
 from kevolve_core.synth.capture import capture
 from kevolve_core.synth.interpret import run_program
 
@@ -82,6 +83,30 @@ def test_a_margin_that_is_nan_counts_nothing(check: Check, p: int, reduction: st
     x[1, 2] = x[1, 3] = math.inf
     target, weight = torch.tensor([0, 2, 4, 1]), torch.rand(5)
     check(lambda x: F.multi_margin_loss(x, target, p=p, weight=weight, margin=0.5, reduction=reduction), [x])
+
+
+def test_a_library_operator_whose_other_results_are_left_out_gives_its_first(check: Check) -> None:
+    x, w = torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3)
+    program = check(lambda x, w: torch.func.grad(lambda t: (F.conv2d(t, w) * 0.5).sum())(x), [x, w])
+    (call,) = [step for step in program.steps if isinstance(step, LibraryCall)]
+    assert (len(call.outputs), call.outputs[0] != "", call.outputs[1:]) == (3, True, ("", ""))
+
+
+@pytest.mark.parametrize("shape", [(9,), (5, 7)])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_gradients_of_a_layer_norm_have_the_librarys_infinities(
+    check: Check, shape: tuple[int, ...], which: int
+) -> None:
+    y = torch.randn(3, *shape)
+    y[1].view(-1)[2] = math.inf
+
+    def gradient(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        def total(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return (F.layer_norm(x, shape, w, b) * y).sum()
+
+        return torch.func.grad(total, argnums=which)(x, w, b)
+
+    check(gradient, [torch.randn(3, *shape), torch.randn(shape), torch.randn(shape)])
 
 
 @pytest.mark.parametrize("length", [9, 1500])
