@@ -131,7 +131,13 @@ class Check:
 
 
 def check(
-    folder: Path, *, clean: bool, tiers: Sequence[int], budget: str, tell: Callable[[str], None]
+    folder: Path,
+    *,
+    clean: bool,
+    tiers: Sequence[int],
+    budget: str,
+    tell: Callable[[str], None],
+    types: bool = False,
 ) -> dict[str, float]:
     """All steps in ``folder``.
 
@@ -140,6 +146,7 @@ def check(
         tiers: of the conformance kit; none: those that the scaffold claims.
         budget: of the search.
         tell: hears of each step as it ends.
+        types: let mypy read the scaffold too, strictly and with this environment's mypy: half a minute.
 
     Returns:
         Seconds by step.
@@ -159,6 +166,8 @@ def check(
     steps.step("see that no source tree is in reach", lambda: _no_source(env))
     project = env.workdir / f"kevolve-{NAME}"
     steps.step("kevolve plugin new", lambda: env.run("kevolve", "plugin", "new", NAME, "--out", project))
+    if types:
+        steps.step("mypy --strict", lambda: _types(env, project))
     steps.step("build and install its wheel", lambda: _install_backend(env, project, clean))
     steps.step("kevolve plugins list", lambda: _ready(env))
     steps.step("kevolve conformance", lambda: _conformance(env, tiers))
@@ -194,6 +203,11 @@ def _install_backend(env: Environment, project: Path, clean: bool) -> None:
     project.rename(env.workdir.parent / "moved-away")
 
 
+def _types(env: Environment, project: Path) -> None:
+    options = ["--strict", f"--python-executable={env.python}", f"--cache-dir={env.workdir / 'types'}"]
+    run([sys.executable, "-m", "mypy", *options, "src", "tests"], cwd=project)
+
+
 def _ready(env: Environment) -> None:
     found = {each["name"]: each for each in json.loads(env.run("kevolve", "plugins", "list", "--json"))}
     if {name: each["state"] for name, each in found.items()} != {NAME: "ready"}:
@@ -208,10 +222,14 @@ def _conformance(env: Environment, tiers: Sequence[int]) -> None:
 
 
 def _evolve(env: Environment, budget: str) -> None:
-    env.run("kevolve", "evolve", "scale_tanh.yaml", "--backend", NAME, "--budget", budget, "--out", "run")
+    words = ["--backend", NAME, "--generator", f"synth+{NAME}", "--budget", budget, "--out", "run"]
+    env.run("kevolve", "evolve", "scale_tanh.yaml", *words)
     report = json.loads((env.workdir / "run" / "report.json").read_text())
     if "measured" not in json.dumps(report):
         raise StepError("the report has no measured number")
+    accepted = {share["generator"]: share["accepted"] for share in report["shares"]}
+    if not accepted.get(NAME):
+        raise StepError(f"the scaffold's generator brought no kernel that was accepted: {accepted}")
 
 
 def main() -> int:
@@ -228,6 +246,7 @@ def main() -> int:
                 clean=given.clean,
                 tiers=given.tier,
                 budget=given.budget,
+                types=True,
                 tell=lambda line: print(line, flush=True),
             )
         except StepError as error:

@@ -41,7 +41,7 @@ def new(name: str, folder: Path | None) -> None:
     for line in (
         f"pip install --editable {target}",
         f"kevolve conformance {name} --tier 0",
-        f"kevolve evolve {target / 'scale_tanh.yaml'} --backend {name} --budget 20c",
+        f"kevolve evolve {target / 'scale_tanh.yaml'} --backend {name} --generator synth+{name} --budget 20c",
     ):
         say(console, f"  {line}")
     say(console, f"then read {target / 'README.md'}: what to replace, in which order")

@@ -85,7 +85,7 @@ class CallBuilder:
             if key not in parameters:
                 attributes[key] = f"torch.{value}" if "dtype" in key and isinstance(value, str) else value
         results = [d for d in self.fusion.defs.values() if d.call is call]
-        count = max(d.result for d in results) + 1
+        count = max(max(d.result for d in results) + 1, len(_schema(call.op).returns))
         names = ["" for _ in range(count)]
         for d in results:
             if self.in_memory(d.name):
@@ -151,8 +151,11 @@ def recurs(fusion: Fusion, group: Group) -> bool:
 
 def tensor_parameters(op: str) -> tuple[str, ...]:
     """Names of the parameters of a library operator that take tensors or lists of them, in order."""
+    return tuple(a.name for a in _schema(op).arguments if "Tensor" in str(a.type))
+
+
+def _schema(op: str) -> Any:
     import torch
 
     packet, _, overload = op.removeprefix("aten::").partition(".")
-    schema = getattr(getattr(torch.ops.aten, packet), overload or "default")._schema
-    return tuple(a.name for a in schema.arguments if "Tensor" in str(a.type))
+    return getattr(getattr(torch.ops.aten, packet), overload or "default")._schema

@@ -21,9 +21,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from kevolve_core.errors import CaptureError
-from kevolve_core.synth.attention import DECOMPOSITIONS
+from kevolve_core.synth import attention, decompositions
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType
 from kevolve_core.synth.recurrent import OPERATORS, layer
+from kevolve_core.synth.unchecked import UNCHECKED, unvalidated
 
 __all__ = ["capture", "dtype_name"]
 
@@ -85,7 +86,7 @@ def capture(
 
     table = _decompositions(frozenset(keep))
     try:
-        with torch.no_grad(), fake, fx_traceback.preserve_node_meta():
+        with torch.no_grad(), fake, fx_traceback.preserve_node_meta(), unvalidated():
             traced = make_fx(torch.func.functionalize(flat), decomposition_table=table)(fakes, *tensors)
             if _mutates(traced):  # composite operators mutate inside, below the first functionalisation
                 again = torch.func.functionalize(torch.fx.Interpreter(traced).run)
@@ -196,9 +197,14 @@ def _decompositions(keep: frozenset[str]) -> dict[Any, Callable[..., Any]]:
     aten = torch.ops.aten
     more = get_decompositions(
         [aten.upsample_bicubic2d, aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d,
-         aten.grid_sampler_2d, aten._trilinear]
+         aten._trilinear]
     )  # fmt: skip
-    table = {**core_aten_decompositions(), **more, **DECOMPOSITIONS}
+    table = {
+        **core_aten_decompositions(),
+        **more,
+        **attention.DECOMPOSITIONS,
+        **decompositions.DECOMPOSITIONS,
+    }
     return {op: f for op, f in table.items() if str(op) not in keep}
 
 
@@ -219,6 +225,7 @@ class _Lines(TorchFunctionMode):  # type: ignore[misc]
             whole = layer(name, *args)
             if whole is not None:
                 return whole
+        func = UNCHECKED.get(func, func)
         return func(*args, **(kwargs or {}))
 
 

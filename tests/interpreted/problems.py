@@ -116,6 +116,15 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "concatenation": Problem(lambda x, y: torch.cat([x, y], 1) * 2, _normal((6, 40), (6, 8))),
     "padding": Problem(lambda x: F.pad(x, (1, 2, 3, 4)), _normal((6, 40))),
+    "small numbers of float64": Problem(
+        lambda x: (torch.asinh(x), torch.atanh(x), torch.acosh(1 + x.abs()), torch.log1p(x),
+                   torch.expm1(x), torch.tanh(x)),
+        lambda: [torch.rand(5, 9, dtype=torch.float64) * 1e-6],
+        {"default": {}},
+    ),
+    "floors of special quotients": Problem(
+        torch.floor_divide, lambda: [_special(6, 40)()[0], _special(6, 40)()[0].flip(1)], {"default": {}}
+    ),
     "several results": Problem(lambda x: (x.sum(-1), x.amax(-1), x.mean(), x * 2), _normal((5, 7))),
     "half precision": Problem(
         lambda x, y: F.softmax(x, -1) * y, _normal((5, 70), (70,), dtype=torch.float16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from kevolve_core.api.parts import generator_of, place
 from kevolve_core.cli.app import run
 from kevolve_core.errors import ConfigError
-from kevolve_core.interfaces import API_VERSION
+from kevolve_core.interfaces import API_VERSION, Proposal
 from kevolve_core.registry import ENTRY_POINT_GROUP, Registry
 from kevolve_core.registry.source import PluginSource
 from kevolve_core.scaffold import scaffold
+from kevolve_core.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +72,8 @@ def test_no_mark_of_a_template_is_left_and_nothing_is_missing(tmp_path: Path) ->
     names = {str(path.relative_to(tmp_path / "out")) for path in written}
     assert {
         "pyproject.toml", "README.md", "conformance.toml", "scale_tanh.yaml", "tests/test_conformance.py",
-        "src/kevolve_acme_npu/plugin.py", "src/kevolve_acme_npu/knowledge/blocks.md",
+        "tests/test_generator.py", "src/kevolve_acme_npu/generator.py", "src/kevolve_acme_npu/plugin.py",
+        "src/kevolve_acme_npu/knowledge/blocks.md",
     } <= names  # fmt: skip
     left = ("@name@", "@Name@", "@api@", "@core@", "@next@", "@group@")
     assert [(p, mark) for p in written for mark in left if mark in p.read_text()] == []
@@ -87,6 +92,36 @@ def test_it_registers_and_finds_its_device(tmp_path: Path) -> None:
     registry = Registry()
     registry.register(plugin, name="newchip")
     assert [device.id for device in registry.devices("newchip")] == ["newchip:0"]
+
+
+def test_its_generator_and_renderer_pass_the_tests_that_come_with_it(tmp_path: Path) -> None:
+    scaffold("newchip", tmp_path / "out")
+    paths = [str(tmp_path / "out" / "src"), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/test_generator.py", "tests/test_renderer.py"],
+        cwd=tmp_path / "out",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, "16 passed" in done.stdout) == (0, True), done.stdout
+
+
+def test_a_mix_with_synth_asks_its_generator(tmp_path: Path) -> None:
+    scaffold("otherchip", tmp_path / "out")
+    plugin = PluginSource(module="kevolve_otherchip.plugin", folder=str(tmp_path / "out" / "src")).load()
+    registry = Registry()
+    registry.register(plugin, name="otherchip")
+    spec = load_spec(tmp_path / "out" / "scale_tanh.yaml")
+    where = place(spec, "otherchip", registry=registry)
+    mix = generator_of("synth+otherchip", where, spec)
+    asked = [
+        Proposal(spec, where.device, sequence=n, seed=0, part=part)
+        for n, part in enumerate(("synth", "otherchip", "otherchip"))
+    ]
+    found = [asyncio.run(mix.propose(each, 1)) for each in asked]
+    assert [each.origin.generator for (each,) in found] == ["synth", "otherchip", "otherchip"]
+    assert len({each.id for (each,) in found}) == 3
 
 
 def test_its_code_keeps_the_linters_quiet(tmp_path: Path) -> None:

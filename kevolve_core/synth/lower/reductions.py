@@ -21,7 +21,7 @@ from kevolve_core.synth.lower.core import (
     lowers,
     wide,
 )
-from kevolve_core.synth.lower.pointwise import FLOATS, const, op, test
+from kevolve_core.synth.lower.pointwise import FLOATS, const, op, test, where
 from kevolve_core.synth.lower.views import reshaped
 
 #: Elements up to which a variance is computed in float64 throughout, as ATen does on the CPU; the errors of
@@ -158,6 +158,34 @@ def _correction(unbiased: Any, correction: Any) -> Number:
     return 1 if correction is None else correction
 
 
+def _running_mean(lowering: Lowering, x: Value, over: Sequence[int], found: Moments, acc: str) -> Value:
+    """The mean as ATen's running one: NaN where infinity is met, but for the last element, after which
+    nothing is subtracted from it. Its sum is taken in float64, beside which a drift of float32 deviations,
+    all rounded the same way, is the larger error."""
+    whole, dtype = found.center, found.center.dtype
+    long = [d for d in over if x.shape[d] > 1]
+    if not long:
+        return whole
+
+    def but_last(i: tuple[Expr, ...]) -> Expr:
+        earlier = [test("lt", i[d], Const(x.shape[d] - 1, "int64")) for d in long]
+        some = earlier[0]
+        for each in earlier[1:]:
+            some = test("logical_or", some, each)
+        e = cast(x.at(i), dtype)
+        return where(some, e, const(0, e))
+
+    kept = lowering.point(x.shape, dtype, but_last, "before")
+    rest = lowering.reduce(
+        kept, over, "sum", dtype, keepdim=True, accumulate=acc or dtype, suffix="before_sum"
+    )
+
+    def running(i: tuple[Expr, ...]) -> Expr:
+        return op("add", whole.at(i), op("sub", rest.at(i), rest.at(i)))
+
+    return lowering.point(whole.shape, dtype, running)
+
+
 @lowers("var.correction", "std.correction", "var_mean.correction", "std_mean.correction", "var.dim",
         "std.dim", "var.default", "std.default", "var_mean.dim", "var_mean.default")  # fmt: skip
 def _var(
@@ -177,12 +205,8 @@ def _var(
         x = widened(lowering, x, "float64")
     acc = "float64" if x.dtype == "float32" else ""
     found = moments(lowering, x, over, _correction(unbiased, correction), acc)
-    v, m = found.variance, found.mean(lowering)
-    if "_mean" in node.op and found.drift is None:  # a running mean that met infinity is NaN, as ATen's
-        inner_m = m
-        m = lowering.point(
-            m.shape, m.dtype, lambda i: op("add", inner_m.at(i), op("sub", inner_m.at(i), inner_m.at(i)))
-        )
+    v = found.variance
+    m = _running_mean(lowering, x, over, found, acc) if "_mean" in node.op else found.center
     if not keepdim:
         kept = [x.shape[d] for d in range(len(x.shape)) if d not in set(over)]
         v, m = reshaped(lowering, v, kept), reshaped(lowering, m, kept)

@@ -28,14 +28,16 @@ def _taps(
     lowering: Lowering, d: int, n: int, m: int, align: bool, factor: float | None, dtype: str
 ) -> tuple[_Tap, _Tap]:
     """The samples of ``n`` around each of ``m`` positions of dimension ``d``, in tables: computed as ATen's
-    ``compute_source_index_and_lambda`` does, since a weight that is only nearly zero is none to infinity."""
+    ``compute_source_index_and_lambda`` is compiled (positions rounded once, by a fused multiply-add), since a
+    weight that is only nearly zero is none to infinity."""
     kind = getattr(torch, dtype)
-    place = torch.arange(m, dtype=kind)
+    place = torch.arange(m, dtype=torch.float64)
     if align:
-        real = place * torch.tensor((n - 1) / (m - 1) if m > 1 else 0.0, dtype=kind)
+        step = torch.tensor((n - 1) / (m - 1) if m > 1 else 0.0, dtype=kind)
+        real = (step.double() * place).to(kind)
     else:
         step = torch.tensor(1.0 / factor if factor else n / m, dtype=kind)
-        real = (step * (place + 0.5) - 0.5).clamp_min(0)
+        real = (step.double() * (place + 0.5) - 0.5).to(kind).clamp_min(0)
     low = real.to(torch.int64).clamp_max(n - 1)
     high = (low + 1).clamp_max(n - 1)
     part = (real - low.to(kind)).clamp(0, 1)

@@ -71,6 +71,34 @@ HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     return tl.where(tl.abs(x) < 1e-6, x - 0.5 * x * x, y)''',
         (),
     ),
+    "_log1p_wide": (
+        '''def _log1p_wide(x):
+    """log(1 + x) of float64, a few ulp: the sum's rounding is put back to first order (Goldberg 1991)."""
+    whole = 1.0 + x
+    lost = (whole - 1.0) - x
+    y = tl.log(whole)
+    return tl.where(tl.abs(x) < 1.0, y - lost / whole, y)''',
+        (),
+    ),
+    "_expm1_wide": (
+        '''def _expm1_wide(x):
+    """exp(x) - 1 of float64, a few ulp (Higham 2002, algorithm 1.14.1)."""
+    small = tl.abs(x) < 0.5
+    t = tl.where(small, x, 0.0)
+    u = tl.exp(t)
+    lost = u == 1.0
+    y = tl.where(lost, t, (u - 1.0) * t / tl.log(tl.where(lost, 2.0, u)))
+    return tl.where(small, y, tl.exp(x) - 1.0)''',
+        (),
+    ),
+    "_tanh_wide": (
+        '''def _tanh_wide(x):
+    """tanh of float64, a few ulp."""
+    e = _expm1_wide(-2.0 * tl.abs(x))
+    y = -e / (e + 2.0)
+    return tl.where(x < 0, -y, tl.where(x == 0, x, y))''',
+        ("_expm1_wide",),
+    ),
     "_tanh": (
         '''def _tanh(x):
     """tanh of float32, 3 ulp: a polynomial (Cephes, tanhf) near 0, exponentials elsewhere."""
@@ -136,9 +164,11 @@ HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
         '''def _floordiv_float(a, b):
     """Quotient of floats, rounded down; what the remainder leaves is a whole multiple."""
     wide, by = a.to(tl.float64), b.to(tl.float64)
-    whole = tl.floor((wide - _remainder_float(a, b)) / by + 0.5)
+    r = _fmod(a, b)
+    whole = tl.floor((wide - r) / by + 0.5)
+    whole = tl.where((r != 0) & ((r < 0) != (by < 0)), whole - 1.0, whole)
     return tl.where(by == 0, wide / by, whole)''',
-        ("_remainder_float",),
+        ("_fmod",),
     ),
     "_pow": (
         '''def _pow(x, y):
@@ -236,23 +266,30 @@ HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     """Inverse hyperbolic sine through float64."""
     wide = x.to(tl.float64)
     size = tl.abs(wide)
-    y = tl.where(size < 1e-4, size, tl.log(size + tl.sqrt(size * size + 1.0)))
-    return tl.where(wide < 0, -y, y)''',
-        (),
+    far = size > 1e8  # where 1 is nothing beside the square
+    t = tl.where(far, 1.0, size)
+    y = _log1p_wide(t + t * t / (1.0 + tl.sqrt(t * t + 1.0)))
+    y = tl.where(far, tl.log(tl.where(far, size, 1.0)) + 0.6931471805599453, y)
+    return tl.where(wide < 0, -y, tl.where(wide == 0, wide, y))''',
+        ("_log1p_wide",),
     ),
     "_acosh": (
         '''def _acosh(x):
     """Inverse hyperbolic cosine through float64."""
     wide = x.to(tl.float64)
-    return tl.log(wide + tl.sqrt((wide - 1.0) * (wide + 1.0)))''',
-        (),
+    t = wide - 1.0
+    near = _log1p_wide(t + tl.sqrt(t * (t + 2.0)))
+    return tl.where(wide > 1e8, tl.log(wide) + 0.6931471805599453, near)''',
+        ("_log1p_wide",),
     ),
     "_atanh": (
         '''def _atanh(x):
     """Inverse hyperbolic tangent through float64."""
     wide = x.to(tl.float64)
-    return tl.where(tl.abs(wide) < 1e-4, wide, 0.5 * tl.log((1.0 + wide) / (1.0 - wide)))''',
-        (),
+    size = tl.abs(wide)
+    y = 0.5 * _log1p_wide((size + size) / (1.0 - size))
+    return tl.where(wide < 0, -y, tl.where(wide == 0, wide, y))''',
+        ("_log1p_wide",),
     ),
     "_lgamma": (
         '''def _lgamma(x):

@@ -149,15 +149,13 @@ def _float(e: Op, args: Sequence[Text], helper: Helper) -> tuple[str, bool]:
     if name == "exp":
         return (f"tl.exp({a})" if wide else f"{helper('_exp')}({a})"), True
     if name == "expm1":
-        return (f"tl.exp({a}) - 1.0", False) if wide else (f"{helper('_expm1')}({a})", True)
+        return f"{helper('_expm1_wide' if wide else '_expm1')}({a})", True
     if name == "log1p":
-        return (f"tl.log(1.0 + {args[0].operand})", True) if wide else (f"{helper('_log1p')}({a})", True)
+        return f"{helper('_log1p_wide' if wide else '_log1p')}({a})", True
     if name == "log10":
         return f"tl.log({a}) * 0.4342944819032518", False
     if name == "tanh":
-        if wide:
-            return f"1.0 - 2.0 / (tl.exp(2.0 * {args[0].operand}) + 1.0)", False
-        return f"{helper('_tanh')}({a})", True
+        return f"{helper('_tanh_wide' if wide else '_tanh')}({a})", True
     if name == "tan":
         return f"{helper('_tan')}({a})", True
     if name == "sigmoid":

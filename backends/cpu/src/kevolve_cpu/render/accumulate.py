@@ -26,6 +26,13 @@ SERIAL = 32
 #: Sums of at most `SHORT` elements, `FEW` of them in all, are kept in float64: it costs nothing, and where
 #: terms cancel, few results are no larger a sample for their error to be like PyTorch's. Estimated.
 FEW, SHORT = 64, 4096
+
+
+def few_results(count: int, results: int) -> bool:
+    """Whether ``results`` sums of ``count`` elements are so few that they are kept in float64."""
+    return count <= SHORT and results <= FEW
+
+
 _FOLD = 1024  # elements a block of a folded sum: 16 additions each at 16 lanes and 4 accumulators
 
 
@@ -116,8 +123,9 @@ class Accumulators:
         long_sum = per_lane > SERIAL
         folding = long_sum and in_vectors and extent // (width * unroll) >= 16
         results = math.prod(a.extent for a in loops.nest.outer_axes)
-        wide = (long_sum or (count <= SHORT and results <= FEW)) and not folding
-        reductions = {s.name: Reduction.of(s, KIND[s.value.dtype], wide=wide) for s in reduces}
+        few = few_results(count, results)
+        wide = (long_sum or few) and not folding
+        reductions = {s.name: Reduction.of(s, KIND[s.value.dtype], wide, few) for s in reduces}
         group = Accumulation(
             reductions,
             {n: self.printer.fresh(f"{identifier(n)}_acc") for n in reductions},
@@ -235,7 +243,7 @@ class Accumulators:
     def take(self, r: Reduction, s: Reduce | Scan, scope: Scope, names: list[str], vec: bool) -> None:
         """Add the value of ``s`` at this point to accumulators ``names``."""
         lanes = self.printer.emitter(scope)
-        value = r.prepared(self.printer.emit(s.value, scope), lanes)
+        value = r.prepared(self.printer.emit(r.term, scope), lanes)
         if vec:
             value = lanes.splat(value)
             if scope.tail and self.loops.vector in getattr(s, "axes", ()):

@@ -8,6 +8,7 @@ from attrs import define, field
 
 from kevolve_core.ir import Buffer, Let, LoopNest, Search
 from kevolve_cpu.render.choices import Schedule
+from kevolve_cpu.render.exact import Products
 from kevolve_cpu.render.kinds import STORAGE
 from kevolve_cpu.render.loops import Loops
 from kevolve_cpu.render.passes import Pass, passes_of
@@ -29,14 +30,19 @@ def print_nest(
     preamble: Preamble,
     function: str,
     rows: bool = False,
+    products: Products | None = None,
 ) -> str:
     """The text of ``static void function(…)``; its parameters are the buffers read, then those written.
 
     With ``rows`` it takes the range of the outermost axis as two further arguments, for a tiled epilogue.
+    ``products`` are those of the whole program; None: of this nest alone.
     """
     flat = tidy(nest, buffers, keep_first=rows)
     lengths = {n: b.shape[-1] if b.shape else 1 for n, b in buffers.items()}
-    return _Nest(nest, flat.nest, flat.buffers, names, schedule, preamble, function, rows, lengths).text()
+    own = Products.of([nest]) if products is None else products
+    return _Nest(
+        nest, flat.nest, flat.buffers, names, schedule, preamble, function, rows, lengths, own
+    ).text()
 
 
 def parameters(nest: LoopNest) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -56,6 +62,7 @@ class _Nest:
     function: str
     rows: bool
     lengths: Mapping[str, int]
+    products: Products
     printer: Printer = field(init=False)
 
     def text(self) -> str:
@@ -68,6 +75,7 @@ class _Nest:
         self.printer = Printer(
             self.buffers, self.names, self.preamble, s.lanes, vector, {}, nest.spans(),
             frozenset(writes), loops, rows=self.lengths, linear=s.search == "linear",
+            products=self.products,
         )  # fmt: skip
         self.printer.reserved |= (
             HELPER_NAMES | set(loops.values()) | {self.names[b] for b in (*reads, *writes)}

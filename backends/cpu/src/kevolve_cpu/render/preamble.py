@@ -52,6 +52,16 @@ template <class V, int N>
 inline void store(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v[0]); }""",
         ("lanes", "store"),
     ),
+    "rounded": (
+        """// A product as it is in memory: never one operation with the addition after it. GCC fuses across
+// statements, but not out of this; Clang only within an expression.
+#if defined(__clang__) || __GNUC__ < 12
+template <class V> inline V rounded(V x) { return x; }
+#else
+template <class V> inline V rounded(V x) { return __builtin_assoc_barrier(x); }
+#endif""",
+        (),
+    ),
     "stream": (
         """// Store past the caches; p is aligned to the vector. The barrier after a parallel loop ends it.
 template <class V> inline void stream(void *p, V v) {
@@ -265,13 +275,14 @@ inline float float_remainder(float a, float b) {
     "float_floordiv": (
         """template <class T> inline T float_floordiv(T a, T b) {
     if (b == 0) return a / b;
-    const T m = float_remainder(a, b);
-    const T q = (a - m) / b;
+    const T m = sizeof(T) == 4 ? T(__builtin_fmodf(a, b)) : T(__builtin_fmod(a, b));
+    T q = (a - m) / b;
+    if (m != 0 && (m < 0) != (b < 0)) q -= 1;
     if (q == 0) return __builtin_copysign(T(0), a / b);
     const T down = __builtin_floor(q);
     return q - down > T(0.5) ? down + 1 : down;
 }""",
-        ("float_remainder",),
+        (),
     ),
     "integer_power": (
         """template <class T> inline T integer_power(T a, T b) {

@@ -10,7 +10,8 @@ from attrs import define, evolve, field
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Buffer, Const, Expr, Index, Load, Op, Search, Var, children
 from kevolve_cpu.render.affine import Affine, offset_of
-from kevolve_cpu.render.kinds import BITS, KIND, literal
+from kevolve_cpu.render.exact import Products
+from kevolve_cpu.render.kinds import BITS, FLOATS, KIND, literal
 from kevolve_cpu.render.operators import Lanes, Value
 from kevolve_cpu.render.preamble import Preamble
 from kevolve_cpu.render.scope import Scope
@@ -52,6 +53,7 @@ class Printer:
         searches: named values that are searches.
         rows: searched buffer -> elements in one of its rows.
         linear: whether searches compare with every element.
+        products: those that are to be rounded wherever they are computed.
         loops: axis -> name of its loop variable.
     """
 
@@ -70,8 +72,10 @@ class Printer:
     searches: dict[str, Search] = field(factory=dict)
     rows: Mapping[str, int] = field(factory=dict)
     linear: bool = False
+    products: Products = field(factory=Products)
     reserved: set[str] = field(factory=set)
     _uses: dict[int, int] = field(factory=dict)
+    _numbers: dict[int, int] = field(factory=dict)
 
     def fresh(self, stem: str) -> str:
         """An identifier not used yet in this nest."""
@@ -241,7 +245,16 @@ class Printer:
                 value = self._quotient(args[0], args[1], parts[1][1], scope)
             else:
                 value = lanes.operator(e.name, tuple(args), kind)
+            if e.name == "mul" and kind in FLOATS:
+                value = self._rounded(e, value)
         return self._placed(e, value, depth, scope)
+
+    def _rounded(self, e: Op, value: Value) -> Value:
+        """A product that is not fused with an addition where another statement has it too."""
+        if not self.products.shared(e, self.definitions, self._numbers):
+            return value
+        self.preamble.need("rounded")
+        return evolve(value, code=f"rounded({_bare(value.code)})")
 
     def _quotient(self, a: Value, b: Value, depth: int, scope: Scope) -> Value:
         """Lanes divided by one value, whose inverse is computed outside the loop."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from attrs import frozen
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Reduce, Scan
+from kevolve_core.ir import Expr, Reduce, Scan
+from kevolve_cpu.render.exact import in_float64
 from kevolve_cpu.render.kinds import BITS, KIND, SCALAR, highest, literal, lowest
 from kevolve_cpu.render.operators import Lanes, Value
 
@@ -24,16 +25,18 @@ class Reduction:
     ``kind`` is what they hold: the accumulation dtype's kind (or a wider one that the caller asks
     for); any and all count in int32 0/1; argmax and argmin keep the value and, in a second
     accumulator, its position. With ``drops_nan`` a maximum may lose NaN, which takes one instruction and not
-    four: for callers that find NaN otherwise.
+    four: for callers that find NaN otherwise. ``exact`` terms are computed in float64 as well.
     """
 
     statement: Reduce | Scan
     kind: str
     drops_nan: bool = False
+    exact: bool = False
 
     @staticmethod
-    def of(s: Reduce | Scan, value_kind: str, wide: bool = False) -> Reduction:
-        """The reduction of ``s``, whose value has ``value_kind``; ``wide``: float32 sums in float64."""
+    def of(s: Reduce | Scan, value_kind: str, wide: bool = False, exact: bool = False) -> Reduction:
+        """The reduction of ``s``, whose value has ``value_kind``; ``wide``: float32 sums in float64;
+        ``exact``: what is summed in float64 is also multiplied and added so."""
         if s.combiner in ("any", "all"):
             return Reduction(s, "i32")
         if s.combiner in ("argmax", "argmin"):
@@ -45,7 +48,14 @@ class Reduction:
                 where=f"value {s.name}",
                 mend="accumulate in int64, or use any/all",
             )
-        return Reduction(s, "f64" if wide and kind == "f32" and s.combiner in ("sum", "prod") else kind)
+        kind = "f64" if wide and kind == "f32" and s.combiner in ("sum", "prod") else kind
+        return Reduction(s, kind, exact=exact and kind == "f64" and s.combiner == "sum")
+
+    @property
+    def term(self) -> Expr:
+        """What is added at a point."""
+        s = self.statement
+        return in_float64(s.value) if self.exact and s.value.dtype == "float32" else s.value
 
     @property
     def positional(self) -> bool:

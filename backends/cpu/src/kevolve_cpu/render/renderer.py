@@ -15,6 +15,7 @@ from kevolve_core.model import Candidate
 from kevolve_core.space import Point
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.entry import Launch, entry_text
+from kevolve_cpu.render.exact import Products
 from kevolve_cpu.render.kinds import STORAGE
 from kevolve_cpu.render.library import tileable
 from kevolve_cpu.render.nest import parameters, print_nest
@@ -187,6 +188,7 @@ def _native(
 ) -> tuple[str, list[Launch], dict[str, str]]:
     """(text of the C++ file or "", launch steps, exported functions)."""
     preamble = Preamble()
+    products = Products.of(program.nests())
     bodies: list[str] = []
     exported: dict[str, str] = {}
     entries: list[str] = []
@@ -199,7 +201,7 @@ def _native(
         for b in (*nest.reads(), *nest.writes()):
             if program.buffers[b].dtype not in STORAGE:
                 raise UnsupportedError(f"dtype {program.buffers[b].dtype}", where=f"buffer {b}")
-        bodies.append(print_nest(nest, program.buffers, names, schedule, preamble, function, rows))
+        bodies.append(print_nest(nest, program.buffers, names, schedule, preamble, function, rows, products))
         return function
 
     def close() -> None:
@@ -273,7 +275,8 @@ def _product(
     schedule = resolve(nest, point, rowwise=True)
     own = f"{identifier(nest.name)}_nest"
     schedule = evolve(schedule, parallel="none") if rows else schedule
-    text = print_nest(nest, program.buffers, names, schedule, preamble, own, rows)
+    products = Products.of(program.nests())
+    text = print_nest(nest, program.buffers, names, schedule, preamble, own, rows, products)
     read, written = parameters(nest)
     if rows:
         bodies.append(text)

@@ -9,7 +9,7 @@ from attrs import define, field
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Expr, Let, Load, Op, Search, Store, Var, axes_of, vars_of
-from kevolve_cpu.render.accumulate import SERIAL, Accumulators
+from kevolve_cpu.render.accumulate import SERIAL, Accumulators, few_results
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.kinds import BITS, KIND
 from kevolve_cpu.render.loops import Loops
@@ -176,10 +176,11 @@ class Sinks:
         working storage, so that memory is read in order."""
         free = [a for a in order if a not in p.reduced]
         count = math.prod(self.loops.nest.extent(a) for a in p.reduced)
+        few = few_results(count, math.prod(a.extent for a in self.loops.nest.axes) // max(1, count))
         lanes = Lanes(self.printer.preamble, self.loops.schedule.lanes)
         stores: dict[str, tuple[Reduction, list[Array]]] = {}
         for s in p.reduces:
-            r = Reduction.of(s, KIND[s.value.dtype], wide=count > SERIAL)
+            r = Reduction.of(s, KIND[s.value.dtype], few or count > SERIAL, few)
             kinds = [r.kind, *([f"i{BITS[r.kind]}"] if r.positional else [])]
             arrays = [self.storage.array(task, f"{s.name}_acc", k, free, False) for k in kinds]
             for a, start in zip(arrays, [r.identity, "0"], strict=False):

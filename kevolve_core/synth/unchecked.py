@@ -1,0 +1,75 @@
+"""Functions of PyTorch that look at values only to refuse bad ones: while a reference is captured they are
+these, which do not look. The reference itself still refuses what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["UNCHECKED", "unvalidated"]
+
+
+def _cov(x: torch.Tensor, *, correction: int = 1, fweights: Any = None, aweights: Any = None) -> torch.Tensor:
+    if fweights is not None or aweights is not None:
+        return torch.cov(x, correction=correction, fweights=fweights, aweights=aweights)
+    rows = x.reshape(1, -1) if x.dim() < 2 else x
+    rows = rows if rows.is_floating_point() or rows.is_complex() else rows.to(torch.get_default_dtype())
+    n = rows.shape[1]
+    centred = rows - (rows.sum(1) / n).unsqueeze(1)
+    products = torch.mm(centred, centred.t().conj())
+    return torch.div(products, float(max(0, n - correction))).squeeze()
+
+
+def _corrcoef(x: torch.Tensor) -> torch.Tensor:
+    c = _cov(x)
+    if c.dim() == 0:
+        return c / c
+    deviation = c.diagonal().sqrt()
+    scaled = c / deviation.unsqueeze(1) / deviation.unsqueeze(0)
+    return scaled if scaled.is_complex() else scaled.clamp(-1, 1)
+
+
+def _gaussian_nll_loss(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    var: torch.Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    spread = var if isinstance(var, torch.Tensor) else var * torch.ones_like(input)
+    if spread.shape != input.shape and spread.shape == input.shape[:-1]:
+        spread = spread.unsqueeze(-1)
+    spread = spread.clamp_min(eps)
+    loss = 0.5 * (torch.log(spread) + (input - target) ** 2 / spread)
+    if full:
+        loss = loss + 0.5 * math.log(2 * math.pi)
+    return {"mean": loss.mean, "sum": loss.sum}[reduction]() if reduction != "none" else loss
+
+
+#: Function -> what it is captured as.
+UNCHECKED: dict[Any, Callable[..., Any]] = {
+    torch.cov: _cov,
+    torch.Tensor.cov: _cov,
+    torch.corrcoef: _corrcoef,
+    torch.Tensor.corrcoef: _corrcoef,
+    F.gaussian_nll_loss: _gaussian_nll_loss,
+}
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """`torch.distributions` does not look at its parameters and samples."""
+    from torch.distributions import Distribution
+
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
