@@ -16,6 +16,7 @@ from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin, content_hash
 from kevolve_core.space import Point, Space
+from kevolve_core.synth.channels import CHANNELS_LAST, LAYOUTS, preferred
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
@@ -33,9 +34,10 @@ _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 class SynthGenerator:
     """Proposes programs lowered from the reference's graph, printed by a backend's renderers.
 
-    Draft 0 is the default point with everything fused; the next are the default of every other language and
-    the spaces' ``starts``; later drafts sample schedules and partitions. Under the ``parity`` policy spaces
-    are without their ``coarse`` choices;
+    Draft 0 is the default point with everything fused; the next are the same in the other order of memory
+    (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
+    the default of every other language and the spaces' ``starts``; later drafts sample schedules and
+    partitions. Under the ``parity`` policy spaces are without their ``coarse`` choices;
     ``mutate`` and ``crossover`` start from the parents' genomes (where none has one, a draft is made);
     ``sample`` is a uniform draw. Where the policy has a preference, it chooses from a pool of genomes before
     one is rendered; a draft that is given experience starts from that.
@@ -70,6 +72,7 @@ class SynthGenerator:
         self._device = device
         self._graph_of = graph
         self._graphs: dict[str, Graph] = {}
+        self._first_partition: Partition | None = None
         self._synthesised: dict[Partition, tuple[Synthesised, ...]] = {}
         self._spaces: dict[tuple[Partition, str], dict[str, Space]] = {}
         self._lock = threading.Lock()
@@ -77,9 +80,9 @@ class SynthGenerator:
     # --- what callers may ask -------------------------------------------------------------------------------
 
     def programs(self, partition: Partition | None = None) -> tuple[Program, ...]:
-        """The program of every case, in the spec's order."""
+        """The program of every case, in the spec's order; by default that of the first draft."""
         with self._lock:
-            return tuple(s.program for s in self._programs(partition or Partition()))
+            return tuple(s.program for s in self._programs(partition or self._usual()))
 
     def check(self) -> None:
         """Capture and lower every case, and see that some language can print it. Raises as `propose` does."""
@@ -97,13 +100,14 @@ class SynthGenerator:
     def default(self) -> Candidate:
         """Everything fused that can be, on the default schedule: the first draft of every run."""
         with self._lock:
-            return self._first(Partition(), "default")
+            return self._first(self._usual(), "default")
 
     def unfused(self) -> Candidate:
         """A kernel an operator, on the default schedule: what fusing and searching is held against where a
         target has no tensor library of its own."""
         with self._lock:
-            partition = Partition(stored=frozenset(self._programs(Partition())[0].points))
+            usual = self._usual()
+            partition = evolve(usual, stored=frozenset(self._programs(usual)[0].points))
             while cut := frozenset(self._programs(partition)[0].edges) - partition.apart:
                 partition = evolve(partition, apart=partition.apart | cut)
             return self._first(partition, "unfused")
@@ -208,36 +212,41 @@ class SynthGenerator:
         languages = self._languages()
         if context.attempt == 0 and attempt == 0:
             if context.sequence == 0:
-                return self._with_steps(Genome(languages[0]), {}), "default"
+                return self._with_steps(Genome(languages[0], self._usual()), {}), "default"
             if context.sequence <= len(started := self._started()):
                 return started[context.sequence - 1]
         if rng.random() < 0.5:
             return self._sampled(rng)
-        language, partition = rng.choice(languages), Partition()
+        language, partition = rng.choice(languages), self._usual()
         if rng.random() < _GRAPH_MOVES:
             partition = self._moved(partition, rng)
         spaces = self._spaces_of(partition, language)
         return Genome(language, partition, moved_steps({}, spaces, rng, rng.randint(1, 3))), "near default"
 
     def _started(self) -> list[tuple[Genome, str]]:
-        """What is tried right after the default: those of the other languages, then every language's first
-        start, second start, and so on. Steps that have fewer keep their default."""
+        """What is tried right after the default: the same in the other order of memory, where there are two;
+        the defaults of the other languages; then every language's first start, second start, and so on. Steps
+        that have fewer keep their default."""
         languages = self._languages()
-        found = [(self._with_steps(Genome(language), {}), "default") for language in languages[1:]]
+        usual = self._usual()
+        found = [(self._with_steps(Genome(language, usual), {}), "default") for language in languages[1:]]
+        if self._has_layouts():
+            other = Genome(languages[0], evolve(usual, channels_last=not usual.channels_last))
+            found.insert(0, (self._with_steps(other, {}), "layout"))
         starts = {
-            language: {n: s.started() for n, s in self._spaces_of(Partition(), language).items()}
+            language: {n: s.started() for n, s in self._spaces_of(self._usual(), language).items()}
             for language in languages
         }
         for k in range(max((len(v) for of in starts.values() for v in of.values()), default=0)):
             for language, of in starts.items():
                 steps = {name: points[k] for name, points in of.items() if k < len(points)}
                 if steps:
-                    found.append((self._with_steps(Genome(language), steps), "start"))
+                    found.append((self._with_steps(Genome(language, usual), steps), "start"))
         return found
 
     def _sampled(self, rng: random.Random) -> tuple[Genome, str]:
         """A uniform schedule; a share of them of another partition."""
-        language, partition = rng.choice(self._languages()), Partition()
+        language, partition = rng.choice(self._languages()), self._usual()
         if rng.random() < _GRAPH_MOVES:
             partition = self._moved(partition, rng)
         return Genome(language, partition, sampled_steps(self._spaces_of(partition, language), rng)), "sample"
@@ -254,7 +263,9 @@ class SynthGenerator:
     def _moved(self, partition: Partition, rng: random.Random) -> Partition:
         first = self._programs(partition)[0]
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
-        return moved_partition(partition, first.edges, first.shared, has_library, rng, first.tables)
+        return moved_partition(
+            partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts()
+        )
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
         spaces = self._spaces_of(genome.partition, genome.language)
@@ -265,13 +276,35 @@ class SynthGenerator:
     def _cases(self) -> Sequence[Case]:
         return self._spec.cases
 
+    def _captured(self) -> Mapping[str, Graph]:
+        """The graph of every case."""
+        for case in self._cases():
+            if case.name not in self._graphs:
+                self._graphs[case.name] = self._graph_of(self._spec, case)
+        return self._graphs
+
+    def _layouts(self) -> Sequence[str]:
+        """Orders of memory for convolutions that the device's library has kernels for, the usual first."""
+        return tuple(self._device.facts.get(LAYOUTS, ()))
+
+    def _has_layouts(self) -> bool:
+        """Whether there are convolutions whose order of memory is a choice on this device."""
+        return CHANNELS_LAST in self._layouts() and any(g.channels_last for g in self._captured().values())
+
+    def _usual(self) -> Partition:
+        """The partition of the first draft: everything fused, and channels-last memory for convolutions
+        where the device prefers it and they are of a kind that gains."""
+        if self._first_partition is None:
+            first = self._layouts()[:1] == (CHANNELS_LAST,)
+            gains = first and all(preferred(g) for g in self._captured().values())
+            self._first_partition = Partition(channels_last=gains)
+        return self._first_partition
+
     def _programs(self, partition: Partition) -> tuple[Synthesised, ...]:
         if partition not in self._synthesised:
-            for case in self._cases():
-                if case.name not in self._graphs:
-                    self._graphs[case.name] = self._graph_of(self._spec, case)
+            graphs = self._captured()
             self._synthesised[partition] = tuple(
-                synthesise(self._graphs[c.name], c.name, partition) for c in self._cases()
+                synthesise(graphs[c.name], c.name, partition) for c in self._cases()
             )
         return self._synthesised[partition]
 
@@ -305,12 +338,12 @@ class SynthGenerator:
         for language, renderer in self._renderers.items():
             refusals = [
                 f"{language}: {step.name}: {reason}"
-                for s in self._programs(Partition())
+                for s in self._programs(self._usual())
                 for step in s.program.steps
                 if (reason := renderer.supports(step))
             ]
             if not refusals and isinstance(renderer, Selective):
-                programs = [s.program for s in self._programs(Partition())]
+                programs = [s.program for s in self._programs(self._usual())]
                 refusals = [f"{language}: {why}" for why in [renderer.declines(programs)] if why]
             reasons += refusals[:1]
             if not refusals:
@@ -323,20 +356,24 @@ class SynthGenerator:
             )
         return able
 
-    def _rewrites(self) -> str:
-        """Names of the graph's rewrites that changed any case."""
-        return ", ".join(dict.fromkeys(name for g in self._graphs.values() for name in g.rewrites))
+    def _rewrites(self, partition: Partition) -> str:
+        """Names of the graph's rewrites that changed any case under ``partition``."""
+        names = dict.fromkeys(name for g in self._graphs.values() for name in g.rewrites)
+        if not partition.channels_last:
+            names.pop(CHANNELS_LAST, None)
+        return ", ".join(names)
 
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
         programs = [s.program for s in self._programs(genome.partition)]
         renderer = self._renderers[genome.language]
         candidate = renderer.render(self._spec, programs, dict(genome.steps))
+        notes = {"move": note, "rewrites": self._rewrites(genome.partition)}
         return evolve(
             candidate,
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
             libraries=tuple(sorted(candidate.libraries)),
-            origin=Origin(self.name, context.operator, {"move": note, "rewrites": self._rewrites()}),
+            origin=Origin(self.name, context.operator, notes),
         )
 
 

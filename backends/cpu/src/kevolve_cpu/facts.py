@@ -70,6 +70,7 @@ def host_facts() -> dict[str, Any]:
         "llc_bytes": max(known.values(), default=FALLBACK_LLC_BYTES),
         "llc_evidence": "measured" if known else "estimated",
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "convolution_layouts": ["channels_last", "contiguous"],
         "transparent_hugepages": _chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
         "numa_nodes": max(1, len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))),
     }
