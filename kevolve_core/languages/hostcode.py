@@ -20,7 +20,7 @@ __all__ = ["LAID_OUT", "call_text", "dispatch_text", "literal", "result_text", "
 #: A helper of the entry: inputs keep the strides that the kernels were made for.
 LAID_OUT = '''
 def _laid_out(tensor, strides):
-    """`tensor` with the strides the kernels were generated for (that of a dimension of size 1 is nobody's)."""
+    """`tensor` with the strides the kernels were generated for, but for those of dimensions of size 1."""
     given = tensor.stride()
     if given == strides or all(n == 1 or s == t for n, s, t in zip(tensor.shape, given, strides)):
         return tensor

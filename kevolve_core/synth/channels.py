@@ -14,18 +14,21 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from attrs import define, evolve, field
 
-from kevolve_core.ir import Load
+from kevolve_core.ir import Expr, Load, Op
 from kevolve_core.synth.fuse import operand_bases
 from kevolve_core.synth.graph import Graph, Node, Ref
 from kevolve_core.synth.layout import contiguous
 from kevolve_core.synth.lower import Def, Lowering, Value
 
-__all__ = ["CHANNELS_LAST", "LAYOUTS", "ChannelsLast", "channels_last", "definite", "preferred"]
+__all__ = ["CHANNELS_LAST", "CONVERTS", "LAYOUTS", "ChannelsLast", "channels_last", "definite", "preferred"]
 
 #: A device's fact: the orders of memory for convolutions that its tensor library has kernels for, the one to
 #: try first being first: of ``channels_last`` and ``contiguous``. Without it there is no choice.
 LAYOUTS = "convolution_layouts"
 CHANNELS_LAST = "channels_last"
+#: A device's fact: its library orders memory inside a call as fast as a program could outside of it, so that
+#: a convolution with nothing around it gains nothing.
+CONVERTS = "convolution_converts"
 
 _CONVOLUTION = "aten.convolution.default"
 _DTYPES = frozenset(["float32", "float16", "bfloat16"])  # libraries have no such kernels for float64
@@ -65,8 +68,11 @@ def channels_last(graph: Graph) -> Graph:
     return evolve(graph, channels_last=found)
 
 
-def preferred(graph: Graph) -> bool:
-    """Whether channels-last promises to be the faster order for the convolutions of ``graph`` together."""
+def preferred(graph: Graph, converts: bool = False) -> bool:
+    """Whether channels-last promises to be the faster order for the convolutions of ``graph`` together;
+    ``converts`` is the device's fact `CONVERTS`."""
+    if converts and all(n.op in {"input", "param", "constant", _CONVOLUTION} for n in graph.nodes):
+        return False
     nodes = {n.name: n for n in graph.nodes}
     weighed = total = 0.0
     several = False
@@ -105,26 +111,58 @@ class ChannelsLast:
     Args:
         lowering: of the program.
         nodes: convolutions that may.
-        outputs: definitions that results are views of: they keep the reference's order.
         view: (definition, load) where a value is a strided view of a definition's memory.
         insert: puts a new definition in front of a named one.
         orders: for each definition that does, its dimensions from slowest to fastest.
+        outputs: definitions that results are views of: they keep the reference's order.
     """
 
     lowering: Lowering
     nodes: frozenset[str]
-    outputs: frozenset[str]
     view: Callable[[Value], tuple[str, Load] | None]
     insert: Callable[[str, Def], Value]
     orders: dict[str, tuple[int, ...]] = field(factory=dict)
+    outputs: frozenset[str] = frozenset()
     _copies: dict[str, Value] = field(factory=dict)
 
     def is_convolution(self, d: Def) -> bool:
         """Whether ``d`` is the result of a convolution that runs channels-last."""
         return d.kind == "library" and d.node in self.nodes and len(d.shape) in (4, 5)
 
-    def choose(self) -> None:
-        """Order what convolutions read and write; activations that have another order are copied."""
+    def take_apart(self, results: Iterable[Value]) -> None:
+        """Convolutions that a result is a view of get a definition of their own beside it, in the
+        reference's order. A bias joins whatever reads the sum: libraries of such kernels add it in another
+        pass over the result. Where a library reads it, there is no such reader."""
+        defs = self.lowering.defs
+        views = [self.view(v) for v in results]
+        written = {found[0] for found in views if found is not None}
+        read = {base for d in defs.values() if d.call is not None for base in operand_bases(d.call.args)}
+        out: dict[str, Def] = {}
+        for name, d in defs.items():
+            bias = d.call.args.get("bias") if d.call is not None and self.is_convolution(d) else None
+            apart = isinstance(bias, Value) and d.dtype == "float32" and name not in read
+            if not self.is_convolution(d) or not (apart or name in written):
+                out[name] = d
+                continue
+            inner = f"{name}_result"
+            while inner in defs or inner in out:
+                inner += "_"
+            axes = self.lowering.own_axes(d.shape)
+            value: Expr = Load(inner, axes, d.dtype)
+            if apart:
+                assert d.call is not None
+                assert isinstance(bias, Value)
+                d.call.args["bias"] = None
+                value = Op("add", (value, bias.at((axes[1],))), d.dtype)
+            out[inner] = evolve(d, name=inner)
+            out[name] = Def(name, d.shape, d.dtype, "point", axes, value, node=d.node, label=d.label)
+        defs.clear()
+        defs.update(out)
+
+    def choose(self, outputs: Iterable[str]) -> None:
+        """Order what convolutions read and write, but for ``outputs``; activations that have another order
+        are copied."""
+        self.outputs = frozenset(outputs)
         kept = self._read_by_others()
         for d in list(self.lowering.defs.values()):
             if self.is_convolution(d) and d.name not in self.outputs and d.name not in kept:

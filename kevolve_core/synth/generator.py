@@ -16,7 +16,7 @@ from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin, content_hash
 from kevolve_core.space import Point, Space
-from kevolve_core.synth.channels import CHANNELS_LAST, LAYOUTS, preferred
+from kevolve_core.synth.channels import CHANNELS_LAST, CONVERTS, LAYOUTS, preferred
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
@@ -296,7 +296,8 @@ class SynthGenerator:
         where the device prefers it and they are of a kind that gains."""
         if self._first_partition is None:
             first = self._layouts()[:1] == (CHANNELS_LAST,)
-            gains = first and all(preferred(g) for g in self._captured().values())
+            converts = bool(self._device.facts.get(CONVERTS))
+            gains = first and all(preferred(g, converts) for g in self._captured().values())
             self._first_partition = Partition(channels_last=gains)
         return self._first_partition
 

@@ -1,9 +1,9 @@
 """Genomes of synthesised candidates, and the moves between them.
 
 A genome is JSON: ``{"generator": "synth", "language": …, "partition": {"apart": [[consumer, producer], …],
-"stored": […], "epilogues": bool, "recomputed": […], "segments": bool, "channels_last": bool}, "steps": {step's
-name: point of its schedule space}}``. Names are those of the reference's graph, so that a genome means the same on every case,
-and a step that another partition lacks simply takes its default.
+"stored": […], "epilogues": bool, "recomputed": […], "segments": bool, "channels_last": bool}, "steps":
+{step's name: point of its schedule space}}``. Names are those of the reference's graph, so that a genome
+means the same on every case, and a step that another partition lacks simply takes its default.
 """
 
 from __future__ import annotations

@@ -95,15 +95,17 @@ class _Assembler:
 
     def assembled(self) -> Synthesised:
         lowering = self.lowering
+        channels = ChannelsLast(lowering, self.last, self._view, self._insert_before)
+        if self.last:
+            channels.take_apart(self.lowered.outputs)
         values = [self._output_value(v, k) for k, v in enumerate(self.lowered.outputs)]
         required = {base for base, _ in values}
         self.outputs = set(required)
         for d in list(lowering.defs.values()):
             if d.call is not None:
                 self._fix_operands(d)
-        channels = self._channels()
         if self.last:
-            channels.choose()
+            channels.choose(self.outputs)
             self.orders = channels.orders
         required |= self._library_bases()
         scattered = [d for d in lowering.defs.values() if d.kind == "scatter"]
@@ -134,10 +136,6 @@ class _Assembler:
 
     # --- what lies in memory --------------------------------------------------------------------------------
 
-    def _channels(self) -> ChannelsLast:
-        outputs = frozenset(self.outputs)
-        return ChannelsLast(self.lowering, self.last, outputs, self._view, self._insert_before)
-
     def _view(self, v: Value) -> tuple[str, Load] | None:
         """(definition, load) where ``v`` is a strided view of a definition's memory."""
         axes = self.lowering.own_axes(v.shape)
@@ -155,8 +153,7 @@ class _Assembler:
         defs = self.lowering.defs
         if found is not None:
             d = defs[found[0]]
-            written = d.kind == "library" and d.node not in self.last
-            if written or (
+            if d.kind == "library" or (
                 d.kind in {"reduce", "scan", "search", "scatter", "point"} and d.size == _size(v.shape)
             ):
                 return d.name, v

@@ -126,7 +126,9 @@ def _listed(value: object, n: int) -> list[int]:
 
 def _own_order(call: LibraryCall, output: Buffer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shape and strides of the call's result, whose dimensions the buffer may hold in another order."""
-    places = [call.order.index(d) for d in range(len(output.shape))] if call.order else range(len(output.shape))
+    places = (
+        [call.order.index(d) for d in range(len(output.shape))] if call.order else range(len(output.shape))
+    )
     return tuple(output.shape[d] for d in places), tuple(output.stride[d] for d in places)
 
 

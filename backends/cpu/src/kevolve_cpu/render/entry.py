@@ -16,7 +16,7 @@ __all__ = ["Launch", "entry_text"]
 
 _HELPER = '''
 def _laid_out(tensor, strides):
-    """`tensor` with the strides the kernels were compiled for (that of a dimension of size 1 is nobody's)."""
+    """`tensor` with the strides the kernels were compiled for, but for those of dimensions of size 1."""
     given = tensor.stride()
     if given == strides or all(n == 1 or s == t for n, s, t in zip(tensor.shape, given, strides)):
         return tensor
