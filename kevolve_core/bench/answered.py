@@ -50,9 +50,7 @@ class AnsweredInputs:
         for k, (leaf, signature, exact, own, scale) in enumerate(self._rows(leaves)):
             if not isinstance(leaf, torch.Tensor) or describe(leaf) != signature:
                 return f"output {k} has another type"
-            if precision.policy == "parity" and _within(
-                leaf, exact, own, parity_bound(leaf.dtype, scale, own)
-            ):
+            if precision.policy == "parity" and _surely_right(leaf, exact, own, scale):
                 continue
             if (mismatch := compare(leaf, exact, own, precision, scale)) is not None:
                 return f"output {k}: {mismatch.reason} {mismatch.detail()}"
@@ -81,10 +79,11 @@ def _baseline_leaf(value: torch.Tensor, exact: torch.Tensor) -> BaselineLeaf:
     return BaselineLeaf(max(p.error for p in parts), None if finite else value)
 
 
-def _within(leaf: torch.Tensor, exact: torch.Tensor, own: BaselineLeaf, bound: float) -> bool:
+def _surely_right(leaf: torch.Tensor, exact: torch.Tensor, own: BaselineLeaf, scale: float) -> bool:
     """Whether a large floating result is surely within the parity bound; no is not yet wrong."""
     if leaf.numel() <= _SLICE or not leaf.is_floating_point():
         return False
+    bound = parity_bound(leaf.dtype, scale, own)
     parts = _parts(leaf)
     values = [None] * len(parts) if own.value is None else _parts(own.value)
     rows = zip(parts, _parts(exact), values, strict=True)

@@ -109,7 +109,10 @@ class Pipeline:
             "baseline_compile_s": compiled["compile_s"], "device_s": round(held, 3),
             "phases_s": found["phases"],
             "timed_s": round(found["timed_s"], 4), "waited_s": round(waited, 3), "tried": len(built),
-            "verdicts": _verdicts(built, found["candidates"], len(lost)), "broken_baselines": found["broken"],
+            "verdicts": _verdicts(built, found["candidates"], len(lost)),
+            "reasons": sorted({*(b["refused"] for b in built if "refused" in b),
+                               *(c["reason"] for c in found["candidates"] if c["reason"])}),
+            "broken_baselines": found["broken"],
             "baselines_s": {name: median(v) for name, v in found["quick"].items()},
         }  # fmt: skip
         self._finish(row, problem, entries, found)

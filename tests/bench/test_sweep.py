@@ -77,6 +77,14 @@ def test_infinities_of_a_large_result_are_compared_in_parts(
     assert bool(data.wrong(got, Precision())) == wrong
 
 
+def test_an_integer_result_has_no_bound() -> None:
+    double: Any = _Double()
+    double.call = lambda x: x.double().argmax(1)
+    x = torch.randn(5, 13)
+    data = AnsweredInputs([x], lambda x: x.argmax(1), double)
+    assert (data.wrong(x.argmax(1), Precision()), data.wrong(x.argmin(1), Precision()) != "") == ("", True)
+
+
 def test_freed_inputs_hold_no_memory() -> None:
     results: list[weakref.ref[Any]] = []
 

@@ -49,6 +49,7 @@ _WHOLE_ROW = 16384  # columns up to which a row is held in registers by default;
 _WIDEST_ROW = 65536  # columns beyond which a row is never held in registers; estimated
 _TILE = 2048  # elements of a tile of short rows; estimated
 _ADDITIONS = 32  # additions of one running float32 sum beyond which it is kept in float64; estimated
+_TILES_TO_SPLIT = 4  # tiles a processor from which it is busy without splitting their depth; `estimated`
 _SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
 _HELD_PER_THREAD = 96  # elements of a row a thread keeps across walks; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
@@ -198,6 +199,7 @@ def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Par
         parameters.append(Parameter("tile_chunk", (0, 2, 4, 8, 16), 0))
     defaults = {p.name: p.default for p in parameters}
     lanes = facts.warp_size
+    results = _results(call)
 
     def shared(p: Mapping[str, Any]) -> bool:
         staged = (p["tile_rows"] + p["tile_cols"]) * p["tile_depth"] * size * max(1, p["tile_num_stages"] - 1)
@@ -212,11 +214,26 @@ def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Par
             p[name] == value for name, value in defaults.items() if name.startswith("tile_")
         )
 
+    def few_tiles(p: Mapping[str, Any]) -> bool:
+        tiles = results / (p["tile_rows"] * p["tile_cols"])
+        return bool(p["tile_split"] == 1 or tiles < _TILES_TO_SPLIT * facts.processors)
+
     return parameters, [
+        Constraint("the depth is split only where there are few tiles", few_tiles),
         Constraint("the library has no tile to choose", only_generated),
         Constraint(f"operands in flight fit {facts.shared_bytes} bytes of on-chip memory", shared),
         Constraint(f"a thread keeps 2 to {_SUMS_PER_THREAD} sums", registers),
     ]
+
+
+def _results(call: LibraryCall) -> int:
+    """Elements of the result, as far as the call shows it; 0 where nothing does."""
+    if call.epilogue is not None:
+        return math.prod(a.extent for a in call.epilogue.axes)
+    if call.op.startswith(("aten::mm", "aten::bmm")):
+        left, right = (o.shape for o in call.operands)
+        return math.prod(left[:-1]) * right[-1]
+    return 0
 
 
 def _operand_bytes(call: LibraryCall) -> int:

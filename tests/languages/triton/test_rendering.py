@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kevolve_core.evaluate.rules import check_candidate
 from kevolve_core.ir import Axis, Buffer, Const, Index, Load, LoopNest, Op, OutputRef, Program, Store
@@ -103,6 +104,35 @@ def test_a_tensor_beyond_two_billion_elements_is_indexed_with_64_bits() -> None:
     }
     program = Program("main", buffers, (nest,), (OutputRef("y", (n,), (1,)),))
     assert "tl.program_id(0).to(tl.int64) * COLS" in rendered(program).files["kernel.py"]
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "point", "indices"),
+    [
+        pytest.param(
+            lambda x, y: x @ y, ((65536, 1024), (1024, 8192)), {**GENERATED, "tile_split": 16},
+            ("part", "row", "col"), id="parts of a split depth",
+        ),
+        pytest.param(lambda x: x.sum(0), ((1 << 17, 1 << 15),), {}, ("row", "col"), id="long columns"),
+        pytest.param(lambda x: x.cumsum(0), ((1 << 17, 1 << 15),), {}, ("row", "col"), id="scan"),
+        pytest.param(
+            lambda x: F.softmax(x, 1), ((64, 1024, 1 << 16),), {"rows": 1, "cols": 1024}, ("row", "col"),
+            id="a tile of columns",
+        ),
+    ],
+)  # fmt: skip
+def test_every_index_into_a_tensor_beyond_two_billion_elements_has_64_bits(
+    function: Callable[..., Any],
+    shapes: tuple[tuple[int, ...], ...],
+    point: Mapping[str, Any],
+    indices: tuple[str, ...],
+) -> None:
+    with FakeTensorMode():
+        program = program_of(function, *shapes)
+    text = rendered(program, point).files["kernel.py"]
+    made = [line.strip() for line in text.splitlines() if line.strip().split(" = ")[0] in indices]
+    assert made
+    assert [line for line in made if "tl.int64" not in line] == []
 
 
 def test_an_unknown_type_is_refused_by_name() -> None:

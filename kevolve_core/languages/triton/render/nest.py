@@ -177,15 +177,12 @@ class _Nest:
                     where=f"nest {self.nest.name}, {s.buffer}",
                 )
 
-    def _index(self, printer: Printer, source: str) -> str:
-        return f"{source}.to(tl.int64)" if printer.wide else source
-
     def _rows(self, printer: Printer, body: Scope, block: str) -> None:
         """The row indices of a program of a reducing nest."""
         if not printer.row_dims:
-            body.lines.append(f"row = {self._index(printer, block)}")
+            body.lines.append(f"row = {printer.long(block)}")
             return
-        first = f"{self._index(printer, block)} * ROWS"
+        first = f"{printer.long(block)} * ROWS"
         body.lines.append(f"row = {first} + tl.arange(0, ROWS)[:, None]")
         if printer.row_mask:
             body.lines.append(f"row_mask = row < {self.tiling.row_count}")
@@ -201,15 +198,19 @@ class _Nest:
             if col_blocks > 1 and row_blocks == 1:
                 down = "0"
             if not printer.row_dims:
-                body.lines.append(f"row = {self._index(printer, down)}")
+                body.lines.append(f"row = {printer.long(down)}")
             else:
-                start = "" if down == "0" else f"{self._index(printer, down)} * ROWS + "
-                body.lines.append(f"row = {start}tl.arange(0, ROWS)[:, None]")
+                lanes = "tl.arange(0, ROWS)[:, None]"
+                one = down == "0"
+                start = printer.long(lanes) if one else f"{printer.long(down)} * ROWS + {lanes}"
+                body.lines.append(f"row = {start}")
                 if printer.row_mask:
                     body.lines.append(f"row_mask = row < {tiling.row_count}")
-        start = f"{self._index(printer, across)} * COLS + " if col_blocks > 1 else ""
         lanes = "tl.arange(0, COLS)" + ("[None, :]" if printer.rank == 2 else "")
-        body.lines.append(f"col = {start}{lanes}")
+        if col_blocks > 1:
+            body.lines.append(f"col = {printer.long(across)} * COLS + {lanes}")
+        else:
+            body.lines.append(f"col = {printer.long(lanes)}")
         mask = ""
         if tiling.col_count % s.cols:
             body.lines.append(f"col_mask = col < {tiling.col_count}")

@@ -93,13 +93,12 @@ class Walks:
         col = pr.variables.fresh("col") if self.body.find("tile") else "col"
         mask = ""
         if reverse:
-            loop.lines.append(f"{col} = {count - 1} - (start + {lanes})")
+            loop.lines.append(f"{col} = {pr.long(f'{count - 1} - (start + {lanes})')}")
             if count % s.cols:
                 mask = f"{col}_mask"
                 loop.lines.append(f"{mask} = {col} >= 0")
         else:
-            wide = ".to(tl.int64)" if pr.wide else ""
-            loop.lines.append(f"{col} = {f'(start + {lanes}){wide}' if wide else f'start + {lanes}'}")
+            loop.lines.append(f"{col} = {pr.long(f'start + {lanes}')}")
             if not count or count % s.cols:
                 mask = f"{col}_mask"
                 loop.lines.append(f"{mask} = {col} < {count}")
@@ -126,7 +125,7 @@ class Walks:
             if k not in self.chunks:
                 scope = Scope(self.body, self.body.lines)
                 col = pr.variables.fresh("col")
-                scope.lines.append(f"{col} = {k * s.cols} + {lanes}")
+                scope.lines.append(f"{col} = {pr.long(f'{k * s.cols} + {lanes}')}")
                 mask = ""
                 if (k + 1) * s.cols > count:
                     mask = f"{col}_mask"
@@ -170,7 +169,7 @@ class Walks:
         if found is None:
             first = self.body.find("tile") is None
             col = "col" if first else pr.variables.fresh("col")
-            self.body.lines.append(f"{col} = {lanes}")
+            self.body.lines.append(f"{col} = {pr.long(lanes)}")
             mask = ""
             if count != self.schedule.cols:
                 mask = f"{col}_mask"

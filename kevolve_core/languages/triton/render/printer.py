@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from attrs import define, evolve, field
@@ -32,6 +33,7 @@ from kevolve_core.languages.triton.render.words import TRITON_TYPES, Names, cons
 
 __all__ = ["Frame", "Printer"]
 
+_CALL = re.compile(r"[\w.]+(\([^()]*\)(\[[^\]]*\])?)?")  # and what else binds as close as an attribute
 _LONG = 64  # characters of an expression beyond which it gets a name of its own
 _NONE: frozenset[str] = frozenset()
 
@@ -96,6 +98,12 @@ class Printer:
     def helper(self, name: str) -> str:
         self.helpers[name] = None
         return name
+
+    def long(self, source: str) -> str:
+        """An index as wide as the addresses that are computed from it."""
+        if not self.wide or source.isdigit():
+            return source
+        return f"{source if _CALL.fullmatch(source) else f'({source})'}.to(tl.int64)"
 
     @property
     def index_type(self) -> str:

@@ -198,11 +198,15 @@ def _place(body: Scope, c: Contraction, s: ProductSchedule, wide: bool) -> None:
     batch, m, n, _ = c.sizes
     row_tiles, col_tiles = -(-m // s.rows), -(-n // s.cols)
     lines = body.lines
+
+    def long(source: str) -> str:
+        return f"({source}).to(tl.int64)" if wide else source
+
     if s.split > 1:
-        lines.append(f"part = tile % {s.split}")
+        lines.append(f"part = {long(f'tile % {s.split}')}")
         lines.append(f"tile = tile // {s.split}")
     if batch > 1:
-        lines.append(f"batch = tile // {row_tiles * col_tiles}")
+        lines.append(f"batch = {long(f'tile // {row_tiles * col_tiles}')}")
         lines.append(f"tile = tile % {row_tiles * col_tiles}")
     group = min(s.group, row_tiles)
     if col_tiles == 1 or row_tiles == 1 or group == 1:
@@ -214,15 +218,13 @@ def _place(body: Scope, c: Contraction, s: ProductSchedule, wide: bool) -> None:
         lines.append(f"height = min({row_tiles} - first, {group})")
         down = f"(first + tile % {group * col_tiles} % height)"
         across = f"(tile % {group * col_tiles} // height)"
-    cast = ".to(tl.int64)" if wide else ""
 
     def start(at: str, size: str) -> str:
         return "" if at == "0" else f"({at}) * {size} + " if not at.startswith("(") else f"{at} * {size} + "
 
-    lines.append(f"row = ({start(down, 'ROWS')}tl.arange(0, ROWS)[:, None]){cast}" if cast else
-                 f"row = {start(down, 'ROWS')}tl.arange(0, ROWS)[:, None]")  # fmt: skip
-    lines.append(f"col = ({start(across, 'COLS')}tl.arange(0, COLS)[None, :]){cast}" if cast else
-                 f"col = {start(across, 'COLS')}tl.arange(0, COLS)[None, :]")  # fmt: skip
+    row = f"{start(down, 'ROWS')}tl.arange(0, ROWS)[:, None]"
+    col = f"{start(across, 'COLS')}tl.arange(0, COLS)[None, :]"
+    lines += [f"row = {long(row)}", f"col = {long(col)}"]
     if m % s.rows:
         lines.append(f"row_mask = row < {m}")
     if n % s.cols:
@@ -265,7 +267,7 @@ def _side(
 ) -> str:
     """The tile of one operand. Its printer takes the depth for columns, and rows or columns for rows."""
     variable = printer.variables.fresh("depth_of_" + ("left" if at == "[None, :]" else "right"))
-    step.lines.append(f"{variable} = depth{at}")
+    step.lines.append(f"{variable} = {printer.long(f'depth{at}')}")
     printer.frame = Frame(depth, variable, f"depth_mask{at}" if masked else "")
     text = printer.value(access, step)
     return text.source if text.dims == frozenset("RC") else f"tl.broadcast_to({text.source}, {shape})"
