@@ -73,6 +73,7 @@ class SynthGenerator:
         self._graph_of = graph
         self._graphs: dict[str, Graph] = {}
         self._first_partition: Partition | None = None
+        self._defaults: dict[str, Partition] = {}  # of the languages that are offered
         self._synthesised: dict[Partition, tuple[Synthesised, ...]] = {}
         self._spaces: dict[tuple[Partition, str], dict[str, Space]] = {}
         self._lock = threading.Lock()
@@ -100,7 +101,7 @@ class SynthGenerator:
     def default(self) -> Candidate:
         """Everything fused that can be, on the default schedule: the first draft of every run."""
         with self._lock:
-            return self._first(self._usual(), "default")
+            return self._first(self._defaults[self._languages()[0]], "default")
 
     def unfused(self) -> Candidate:
         """A kernel an operator, on the default schedule: what fusing and searching is held against where a
@@ -179,7 +180,7 @@ class SynthGenerator:
         has to be lowered."""
         rng = random.Random(f"{context.seed}:{context.sequence}:pool")
         parents = self._parents(context) if context.operator != "draft" else []
-        starts = parents or [Genome(language) for language in self._languages()]
+        starts = parents or [Genome(language, self._defaults[language]) for language in self._languages()]
         moved = self._moved(starts[0].partition, rng)
         starts.append(evolve(starts[0], partition=moved))
         pool: dict[str, Genome] = {}
@@ -212,12 +213,13 @@ class SynthGenerator:
         languages = self._languages()
         if context.attempt == 0 and attempt == 0:
             if context.sequence == 0:
-                return self._with_steps(Genome(languages[0], self._usual()), {}), "default"
+                return self._with_steps(Genome(languages[0], self._defaults[languages[0]]), {}), "default"
             if context.sequence <= len(started := self._started()):
                 return started[context.sequence - 1]
         if rng.random() < 0.5:
             return self._sampled(rng)
-        language, partition = rng.choice(languages), self._usual()
+        language = rng.choice(languages)
+        partition = self._defaults[language]
         if rng.random() < _GRAPH_MOVES:
             partition = self._moved(partition, rng)
         spaces = self._spaces_of(partition, language)
@@ -228,25 +230,27 @@ class SynthGenerator:
         the defaults of the other languages; then every language's first start, second start, and so on. Steps
         that have fewer keep their default."""
         languages = self._languages()
-        usual = self._usual()
-        found = [(self._with_steps(Genome(language, usual), {}), "default") for language in languages[1:]]
+        usual = self._defaults
+        others = languages[1:]
+        found = [(self._with_steps(Genome(language, usual[language]), {}), "default") for language in others]
         if self._has_layouts():
-            other = Genome(languages[0], evolve(usual, channels_last=not usual.channels_last))
+            other = Genome(languages[0], _turned(usual[languages[0]]))
             found.insert(0, (self._with_steps(other, {}), "layout"))
         starts = {
-            language: {n: s.started() for n, s in self._spaces_of(self._usual(), language).items()}
+            language: {n: s.started() for n, s in self._spaces_of(usual[language], language).items()}
             for language in languages
         }
         for k in range(max((len(v) for of in starts.values() for v in of.values()), default=0)):
             for language, of in starts.items():
                 steps = {name: points[k] for name, points in of.items() if k < len(points)}
                 if steps:
-                    found.append((self._with_steps(Genome(language, usual), steps), "start"))
+                    found.append((self._with_steps(Genome(language, usual[language]), steps), "start"))
         return found
 
     def _sampled(self, rng: random.Random) -> tuple[Genome, str]:
         """A uniform schedule; a share of them of another partition."""
-        language, partition = rng.choice(self._languages()), self._usual()
+        language = rng.choice(self._languages())
+        partition = self._defaults[language]
         if rng.random() < _GRAPH_MOVES:
             partition = self._moved(partition, rng)
         return Genome(language, partition, sampled_steps(self._spaces_of(partition, language), rng)), "sample"
@@ -332,30 +336,40 @@ class SynthGenerator:
         return self._spaces[key]
 
     def _languages(self) -> list[str]:
-        """Languages that can print every step of the default program, and have something of their own in
+        """Languages that can print every step of their default program, and have something of their own in
         it."""
-        reasons: list[str] = []
-        able: list[str] = []
-        for language, renderer in self._renderers.items():
-            refusals = [
-                f"{language}: {step.name}: {reason}"
-                for s in self._programs(self._usual())
-                for step in s.program.steps
-                if (reason := renderer.supports(step))
-            ]
-            if not refusals and isinstance(renderer, Selective):
-                programs = [s.program for s in self._programs(self._usual())]
-                refusals = [f"{language}: {why}" for why in [renderer.declines(programs)] if why]
-            reasons += refusals[:1]
-            if not refusals:
-                able.append(language)
-        if not able:
-            raise UnsupportedError(
-                "no language of this backend can print the reference's program",
-                got="; ".join(reasons) or "no renderer",
-                where=self._spec.name,
-            )
-        return able
+        if not self._defaults:
+            reasons = [why for language in self._renderers if (why := self._settled(language))]
+            if not self._defaults:
+                raise UnsupportedError(
+                    "no language of this backend can print the reference's program",
+                    got="; ".join(reasons) or "no renderer",
+                    where=self._spec.name,
+                )
+        return list(self._defaults)
+
+    def _settled(self, language: str) -> str:
+        """Why ``language`` is not offered; where it is, its default partition is noted: the usual one, or
+        that in the other order of memory where it has nothing for the usual one."""
+        usual = self._usual()
+        choices = [usual, *([_turned(usual)] if self._has_layouts() else [])]
+        refusals: list[str] = []
+        for partition in choices:
+            why = self._refusal(language, [s.program for s in self._programs(partition)])
+            if not why:
+                self._defaults[language] = partition
+                return ""
+            refusals.append(f"{language}: {why}")
+        return refusals[0]
+
+    def _refusal(self, language: str, programs: Sequence[Program]) -> str:
+        """The first step that ``language`` cannot print, or why it declines ``programs``; empty for none."""
+        renderer = self._renderers[language]
+        for program in programs:
+            for step in program.steps:
+                if reason := renderer.supports(step):
+                    return f"{step.name}: {reason}"
+        return renderer.declines(programs) if isinstance(renderer, Selective) else ""
 
     def _rewrites(self, partition: Partition) -> str:
         """Names of the graph's rewrites that changed any case under ``partition``."""
@@ -376,6 +390,11 @@ class SynthGenerator:
             libraries=tuple(sorted(candidate.libraries)),
             origin=Origin(self.name, context.operator, notes),
         )
+
+
+def _turned(partition: Partition) -> Partition:
+    """``partition`` in the other order of memory."""
+    return evolve(partition, channels_last=not partition.channels_last)
 
 
 def _libraries(programs: Sequence[Program]) -> tuple[str, ...]:
