@@ -339,6 +339,9 @@ class LibraryCall:
     order. At time ``t`` operand ``k`` lies ``t * advance[k]`` elements further, and the epilogue runs at
     point ``t`` of its first axis only (whose extent is ``repeat``); it may read what it wrote before.
     ``output`` is the same buffer every time.
+
+    ``order`` is given where the output buffer holds the result with its dimensions in another order: it holds
+    ``result.permute(order)``, densely (channels-last memory: ``(0, 2, 3, 1)``).
     """
 
     name: str
@@ -351,6 +354,7 @@ class LibraryCall:
     outputs: tuple[str, ...] = ()
     repeat: int = 0
     advance: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 Step = LoopNest | LibraryCall
