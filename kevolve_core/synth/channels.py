@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from attrs import define, evolve, field
 
-from kevolve_core.ir import Expr, Load, Op
+from kevolve_core.ir import Expr, Load, Op, axes_of
 from kevolve_core.synth.fuse import operand_bases
 from kevolve_core.synth.graph import Graph, Node, Ref
 from kevolve_core.synth.layout import contiguous
@@ -187,9 +187,10 @@ class ChannelsLast:
                 self.orders[name] = order
 
     def _read_by_others(self) -> set[str]:
-        """What library calls read that may rely on the order of memory."""
+        """What library calls and searches read that rely on the order of memory."""
         found: set[str] = set()
         for d in self.lowering.defs.values():
+            found |= {d.row} - {""}
             if d.call is not None and not _keeps_order(d.call.op):
                 found |= set(operand_bases(d.call.args))
         return found
@@ -203,7 +204,7 @@ class ChannelsLast:
         source = self.lowering.defs[base]
         plain = self.lowering.own_axes(value.shape)
         whole = source.shape == value.shape and self._is_whole(value, source)
-        if base in self.orders:
+        if base in self.orders and self._in_place(value):
             return value
         if whole and (self._trivial(value.shape) or _lies_last(source)):
             return value
@@ -227,6 +228,16 @@ class ChannelsLast:
         axes = self.lowering.own_axes(value.shape)
         load = value.at(axes)
         return isinstance(load, Load) and load.mask is None and load.index == axes and source.size > 0
+
+    def _in_place(self, value: Value) -> bool:
+        """Whether every dimension of a view is the same one of the definition that it is a view of."""
+        axes = self.lowering.own_axes(value.shape)
+        load = value.at(axes)
+        return (
+            isinstance(load, Load)
+            and len(load.index) == len(axes)
+            and all(axes_of(e) <= axes_of(a) for e, a in zip(load.index, axes, strict=True))
+        )
 
     @staticmethod
     def _trivial(shape: Sequence[int]) -> bool:

@@ -77,6 +77,9 @@ NETS: dict[str, tuple[Callable[..., Any], torch.Tensor]] = {
     "concatenated": (lambda x: torch.cat([x, F.relu(F.conv2d(x, W, padding=1))], 1).sin(), X),
     "positions": (lambda x: F.conv2d(x, W).relu().argmax(1) + F.conv2d(x, W).flatten(1).argmax(1)[0], X),
     "running": (lambda x: F.conv2d(x, W).cumsum(1), X),
+    "turned": (lambda x: F.conv2d(F.conv2d(x, W).relu().transpose(2, 3), W).tanh(), X),
+    "searched": (
+        lambda x: torch.searchsorted(F.conv2d(x, W).sigmoid().cumsum(-1), torch.ones(2, 6, 5, 2)), X),
     "permuted": (lambda x: F.conv2d(x.transpose(2, 3), W).permute(0, 2, 3, 1), X),
     "sliced": (lambda x: F.relu(F.conv2d(F.relu(F.conv2d(x, W, padding=1))[:, 1:4], W[:, :3])), X),
     "half": (lambda x: F.conv2d(x.bfloat16(), W.bfloat16()).relu(), X),
