@@ -260,14 +260,17 @@ def test_coarse_choices_are_for_the_relaxed_policy(policy: str, choices: set[str
 
 @frozen
 class Choosy:
-    """A `Printer` that leaves every program to others."""
+    """A `Printer` that leaves every program to others, or those in another order of memory than their own."""
 
     language: str = "other"
+    ordered: bool = False
 
     def supports(self, step: Step) -> str:
         return Printer().supports(step)
 
     def declines(self, programs: Sequence[Program]) -> str:
+        if self.ordered and not any(s.order for p in programs for s in p.steps if isinstance(s, LibraryCall)):
+            return ""
         return f"{len(programs)} programs are another's"
 
     def render(
@@ -318,3 +321,13 @@ def test_without_the_fact_or_the_rewrite_the_order_of_memory_is_no_choice() -> N
 def test_the_search_may_change_the_order_of_memory() -> None:
     found = {moved_partition(Partition(), (), (), False, random.Random(k), layouts=True) for k in range(3)}
     assert found == {Partition(channels_last=True)}
+
+
+def test_a_language_that_declines_one_order_of_memory_starts_from_the_other() -> None:
+    device = evolve(DEVICE, facts={"convolution_layouts": ["channels_last", "contiguous"]})
+    renderers = {"text": Printer(), "other": Choosy(ordered=True)}
+    made = SynthGenerator(CONVOLUTION, renderers, space, device)
+    drafts = [made.propose_now(Proposal(CONVOLUTION, device, k, 7), 1)[0] for k in range(3)]
+    genomes = [g for c in drafts if (g := Genome.parsed(c.genome)) is not None]
+    found = [(g.language, g.partition.channels_last) for g in genomes]
+    assert found == [("text", True), ("text", False), ("other", False)]

@@ -11,8 +11,10 @@ from attrs import evolve
 from kevolve_core.bundle.export import export
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.evaluate.rules import check_candidate
+from kevolve_core.interfaces import Proposal
 from kevolve_core.ir import Axis, LibraryCall, LoopNest, Operand
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
+from kevolve_core.languages.triton import TritonRenderer
 from kevolve_core.model import Candidate
 from kevolve_core.synth import SynthGenerator
 from kevolve_nvidia.architectures import architecture
@@ -47,6 +49,7 @@ REFERENCES = {
     "mm_softmax": "torch.softmax(x @ y, -1)",
     "mm_transposed": "(x @ y).t().contiguous()",
     "bmm": "torch.bmm(x, y) * 0.5",
+    "convolution": "F.conv2d(x, y).tanh()",
 }
 
 
@@ -231,3 +234,15 @@ def test_other_architectures_are_offered_the_library_alone() -> None:
     assert space.default() == {"implementation": "library"}
     hopper = product_space(call_of(256, 256, 256), HOPPER.facts)
     assert hopper.is_legal(hopper.default())
+
+
+def test_convolutions_start_channels_last_and_row_kernels_in_the_reference_s_order() -> None:
+    spec = spec_of("convolution", (2, 8, 9, 9), (16, 8, 3, 3))
+    renderers = {"triton": TritonRenderer(), "cuda": CudaRenderer()}
+    made = SynthGenerator(spec, renderers, schedule_space, HOPPER)
+    (call,) = [s for s in made.programs()[0].steps if isinstance(s, LibraryCall)]
+    assert call.order == (0, 2, 3, 1)
+    assert CudaRenderer().declines(made.programs()) == "a nest runs across memory"
+    drafts = [made.propose_now(Proposal(spec, HOPPER, k, 0), 1)[0] for k in range(3)]
+    assert [c.origin.notes["rewrites"] for c in drafts] == ["channels_last", "", ""]
+    assert [c.language for c in drafts] == ["triton", "triton", "cuda"]
