@@ -1,8 +1,10 @@
-"""Functions of PyTorch that look at values only to refuse bad ones: while a reference is captured they are
-these, which do not look. The reference itself still refuses what it refuses."""
+"""Functions of PyTorch that look at values only to refuse bad ones, or whose shapes come from a mask that
+does not depend on them: while a reference is captured they are these, which do not look. The reference itself
+still refuses what it refuses."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,8 +54,15 @@ def _gaussian_nll_loss(
     return {"mean": loss.mean, "sum": loss.sum}[reduction]() if reduction != "none" else loss
 
 
+def _combinations(x: torch.Tensor, r: int = 2, with_replacement: bool = False) -> torch.Tensor:
+    chosen = itertools.combinations_with_replacement if with_replacement else itertools.combinations
+    places = list(chosen(range(x.shape[0]), r))
+    return x[torch.tensor(places, dtype=torch.int64).reshape(len(places), r)]
+
+
 #: Function -> what it is captured as.
 UNCHECKED: dict[Any, Callable[..., Any]] = {
+    torch.combinations: _combinations,
     torch.cov: _cov,
     torch.Tensor.cov: _cov,
     torch.corrcoef: _corrcoef,

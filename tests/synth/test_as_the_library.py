@@ -28,6 +28,7 @@ CHECKED: dict[str, tuple[Reference, Callable[[], list[torch.Tensor]]]] = {
     "cov": (torch.cov, lambda: [_rows()]),
     "cov of one variable": (lambda x: x.cov(correction=0), lambda: [torch.randn(9)]),
     "cov of integers": (torch.cov, lambda: [torch.arange(12).reshape(3, 4) % 5]),
+    "combinations": (lambda x: torch.combinations(x, 3, with_replacement=True), lambda: [torch.randn(5)]),
     "corrcoef": (torch.corrcoef, lambda: [_rows()]),
     "gaussian_nll": (F.gaussian_nll_loss, lambda: [_rows(), _rows(), _rows().exp()]),
     "gaussian_nll of one variance a row": (
