@@ -12,9 +12,7 @@ from kevolve_core.evaluate.tolerance import (
     BaselineLeaf,
     baseline_leaf,
     compare,
-    parity_bound,
     scale_of,
-    surely_within,
 )
 from kevolve_core.isolate.tensors import describe, flatten
 from kevolve_core.spec.runtime import LoadedReference
@@ -23,7 +21,6 @@ __all__ = ["AnsweredInputs"]
 
 Call = Callable[..., Any]
 _COPIED_BYTES = 1 << 30  # of inputs up to which a reference gets copies of its own
-_SLICE = 1 << 26  # elements of a result that are compared at a time
 
 
 class AnsweredInputs:
@@ -38,7 +35,7 @@ class AnsweredInputs:
         if lacking := [r for r in double.refused if "OutOfMemory" in r]:
             raise KevolveError("the float64 reference does not fit the device's memory", got=lacking[0])
         sides = zip(leaves, self._exact, strict=True)
-        self._leaves = [_baseline_leaf(v, exact) for v, exact in sides]
+        self._leaves = [baseline_leaf(v, exact) for v, exact in sides]
         self._scales = [scale_of(v) if v.is_floating_point() else 0.0 for v in self._exact]
         self.has_nan = any(v.is_floating_point() and bool(v.isnan().any()) for v in leaves)
 
@@ -50,8 +47,6 @@ class AnsweredInputs:
         for k, (leaf, signature, exact, own, scale) in enumerate(self._rows(leaves)):
             if not isinstance(leaf, torch.Tensor) or describe(leaf) != signature:
                 return f"output {k} has another type"
-            if precision.policy == "parity" and _surely_right(leaf, exact, own, scale):
-                continue
             if (mismatch := compare(leaf, exact, own, precision, scale)) is not None:
                 return f"output {k}: {mismatch.reason} {mismatch.detail()}"
         return ""
@@ -62,32 +57,6 @@ class AnsweredInputs:
     def free(self) -> None:
         """Let go of the tensors."""
         self.inputs, self._exact = [], []
-
-
-def _parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A few million elements at a time: float64 copies of results of gigabytes do not fit beside them."""
-    parts: tuple[torch.Tensor, ...] = value.reshape(-1).split(_SLICE)
-    return parts
-
-
-def _baseline_leaf(value: torch.Tensor, exact: torch.Tensor) -> BaselineLeaf:
-    """`baseline_leaf`, of a large one a part at a time."""
-    if value.numel() <= _SLICE or not value.is_floating_point():
-        return baseline_leaf(value, exact)
-    parts = [baseline_leaf(v, e) for v, e in zip(_parts(value), _parts(exact), strict=True)]
-    finite = all(p.value is None for p in parts)
-    return BaselineLeaf(max(p.error for p in parts), None if finite else value)
-
-
-def _surely_right(leaf: torch.Tensor, exact: torch.Tensor, own: BaselineLeaf, scale: float) -> bool:
-    """Whether a large floating result is surely within the parity bound; no is not yet wrong."""
-    if leaf.numel() <= _SLICE or not leaf.is_floating_point():
-        return False
-    bound = parity_bound(leaf.dtype, scale, own)
-    parts = _parts(leaf)
-    values = [None] * len(parts) if own.value is None else _parts(own.value)
-    rows = zip(parts, _parts(exact), values, strict=True)
-    return all(surely_within(v, e, BaselineLeaf(own.error, b), bound) for v, e, b in rows)
 
 
 def _copies(inputs: Sequence[Any]) -> list[Any]:

@@ -356,7 +356,8 @@ class SweepRole:
         module = self._runner.load(artifact, folder)
         target: Any = exported(module, candidate.symbol, self._spec.reference.symbol)
         if isinstance(target, type):
-            target = target(*self._reference.init_args, **self._reference.init_kwargs)
+            with self._home:  # weights of gigabytes are made where the reference's lie
+                target = target(*self._reference.init_args, **self._reference.init_kwargs)
             assert self._reference.module is not None
             target.load_state_dict(self._reference.module.state_dict())
             target.train(self._spec.mode == "train").requires_grad_(False)

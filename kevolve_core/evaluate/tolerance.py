@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from kevolve_core.kernelspec import Precision
 
@@ -26,10 +26,10 @@ __all__ = [
     "compare",
     "parity_bound",
     "scale_of",
-    "surely_within",
 ]
 
 _SPREAD_SHARE = 0.02
+_PART = 1 << 26  # elements that are compared at a time
 
 
 @frozen
@@ -97,8 +97,9 @@ def baseline_leaf(value: torch.Tensor, reference: torch.Tensor) -> BaselineLeaf:
     """The baseline's own error against ``reference`` (float64, or the exact integers)."""
     if not value.is_floating_point():
         return BaselineLeaf(0.0, value)
-    _, worst, all_finite = _errors(value, reference)
-    return BaselineLeaf(worst, None if all_finite else value)
+    parts = [_errors(v, r)[1:] for v, r in zip(_parts(value), _parts(reference), strict=True)]
+    finite = all(all_finite for _, all_finite in parts)
+    return BaselineLeaf(max((worst for worst, _ in parts), default=0.0), None if finite else value)
 
 
 def _errors(value: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, float, bool]:
@@ -117,29 +118,28 @@ def parity_bound(dtype: torch.dtype, scale: float, baseline: BaselineLeaf | None
     return max(4 * epsilon * scale, 0.0 if baseline is None else 2 * baseline.error)
 
 
-def surely_within(
-    out: torch.Tensor, reference: torch.Tensor, baseline: BaselineLeaf | None, limit: float
-) -> bool:
-    """Whether every element is within ``limit`` of ``reference``, and every one that is not finite is as
-    there or in the baseline. It looks at one element at a time, so parts of a large leaf may be given one by
-    one; no does not yet mean wrong (see `compare`)."""
-    if out.numel() == 0:
-        return True
-    _, worst, all_finite = _errors(out, reference)
-    if not worst <= limit:
-        return False
-    return all_finite or _compare_nonfinite(out, reference.to(out.dtype), baseline) is None
-
-
 def _own_units(dtype: torch.dtype, reference: torch.Tensor, limit: float) -> torch.Tensor:
     """What elements far above the RMS may be wrong by beyond the bound: together two units of epsilon times
-    their own magnitude. Nothing where the scale is not the RMS: a constant would pass."""
+    their own magnitude."""
     own = reference.abs().nan_to_num_(0.0, 0.0)
-    finite = own[own > 0]
-    rms = float(torch.linalg.vector_norm(finite)) / own.numel() ** 0.5 if finite.numel() else 0.0
-    if scale_of(reference) < rms * (1 - 1e-6):
-        return torch.zeros_like(own)
     return own.mul_(2 * torch.finfo(dtype).eps).sub_(limit).clamp_min_(0.0)
+
+
+def _is_rms(reference: torch.Tensor) -> bool:
+    """Whether `scale_of` is the RMS. Where it is the spread, elements have no units of their own: a constant
+    would pass."""
+    total = 0.0
+    for part in _parts(reference):
+        finite = part[torch.isfinite(part)]
+        total += float(torch.linalg.vector_norm(finite)) ** 2 if finite.numel() else 0.0
+    rms: float = (total / reference.numel()) ** 0.5
+    return scale_of(reference) >= rms * (1 - 1e-6)
+
+
+def _parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A few million elements at a time: temporaries beside results of gigabytes do not fit a device."""
+    parts: tuple[torch.Tensor, ...] = value.reshape(-1).split(_PART)
+    return parts
 
 
 def compare(
@@ -162,35 +162,39 @@ def compare(
         return None
     if not out.is_floating_point():
         return _compare_exact(out, reference, baseline)
-    error, worst_error, all_finite = _errors(out, reference)
-    if not all_finite:
-        mismatch = _compare_nonfinite(out, reference.to(out.dtype), baseline)
-        if mismatch is not None:
-            return mismatch
-    if precision.policy == "relaxed":
-        bounds = reference.abs().nan_to_num_(0.0, 0.0) * precision.rtol + precision.atol
-        excess = error - bounds
-        limit = 0.0
-        if float(excess.max()) <= limit:
-            return None
-    else:
-        bounds, excess = None, error
-        limit = parity_bound(out.dtype, scale_of(reference) if scale is None else scale, baseline)
-        if worst_error <= limit:
-            return None
-        excess = error - _own_units(out.dtype, reference, limit)
-        if float(excess.max()) <= limit:
-            return None
-    index = _unravel(int(excess.argmax()), out.shape)
-    return Mismatch(
-        "values differ from the float64 reference by more than the tolerance",
-        index,
-        out[index].item(),
-        reference[index].item(),
-        float(error[index]),
-        limit if bounds is None else float(bounds[index]),
-        int((excess > limit).sum()),
-    )
+    own = None if baseline is None or baseline.value is None else _parts(baseline.value)
+    bound = 0.0
+    if precision.policy == "parity":
+        bound = parity_bound(out.dtype, scale_of(reference) if scale is None else scale, baseline)
+    worst: Mismatch | None = None
+    excess_of_worst, wrong_elements, start = 0.0, 0, 0
+    units: bool | None = None
+    for k, (o, r) in enumerate(zip(_parts(out), _parts(reference), strict=True)):
+        error, worst_error, all_finite = _errors(o, r)
+        if not all_finite:
+            own_part = None if own is None else BaselineLeaf(0.0, own[k])
+            mismatch = _compare_nonfinite(o, r.to(o.dtype), own_part)
+            if mismatch is not None and mismatch.index is not None:
+                return evolve(mismatch, index=_unravel(start + mismatch.index[0], out.shape))
+        bounds = None
+        if precision.policy == "relaxed":
+            bounds = r.abs().nan_to_num_(0.0, 0.0).mul_(precision.rtol).add_(precision.atol)
+        elif worst_error > bound:
+            units = _is_rms(reference) if units is None else units
+            bounds = _own_units(o.dtype, r, bound).add_(bound) if units else torch.full_like(error, bound)
+        if bounds is not None:
+            excess = error - bounds
+            at = int(excess.argmax())
+            if float(excess[at]) > max(0.0, excess_of_worst):
+                excess_of_worst = float(excess[at])
+                worst = Mismatch(
+                    "values differ from the float64 reference by more than the tolerance",
+                    _unravel(start + at, out.shape), o[at].item(), r[at].item(), float(error[at]),
+                    bound if precision.policy == "parity" else float(bounds[at]),
+                )  # fmt: skip
+            wrong_elements += int((excess > 0).sum())
+        start += o.numel()
+    return None if worst is None else evolve(worst, wrong_elements=wrong_elements)
 
 
 def _compare_exact(

@@ -25,7 +25,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from kevolve_core.ir.expr import Expr, Load, Var, axes_of, vars_of, walk
+from kevolve_core.ir.expr import Expr, Index, Load, Var, axes_of, children, walk
 from kevolve_core.model import freeze
 
 __all__ = [
@@ -189,6 +189,34 @@ def _expressions(s: Statement) -> tuple[Expr, ...]:
     return (*s.index, s.value, *(() if s.mask is None else (s.mask,)))
 
 
+def _span(
+    s: Statement, spans: Mapping[str, frozenset[str]], known: dict[Expr, frozenset[str]]
+) -> frozenset[str]:
+    return frozenset[str]().union(*(_axes_under(e, spans, known) for e in _expressions(s)))
+
+
+def _axes_under(
+    e: Expr, spans: Mapping[str, frozenset[str]], known: dict[Expr, frozenset[str]]
+) -> frozenset[str]:
+    """See `LoopNest.axes_under`; ``known`` is filled."""
+    stack = [e]
+    while stack:
+        node = stack[-1]
+        below = children(node)
+        if node not in known and (missing := [c for c in below if c not in known]):
+            stack += missing
+            continue
+        stack.pop()
+        if node not in known:
+            own = frozenset[str]()
+            if isinstance(node, Index):
+                own = frozenset((node.axis,))
+            elif isinstance(node, Var):
+                own = spans[node.name]
+            known[node] = own.union(*(known[c] for c in below))
+    return known[e]
+
+
 @frozen
 class LoopNest:
     """One generated kernel: loops, and statements in order.
@@ -210,6 +238,10 @@ class LoopNest:
     body: tuple[Statement, ...]
     covers: tuple[str, ...] = ()
     anchor: str = "pointwise"
+    _analysis: tuple[dict[str, frozenset[str]], dict[Expr, frozenset[str]]] | None = field(
+        default=None, init=False, eq=False, repr=False
+    )
+    _reads: frozenset[str] | None = field(default=None, init=False, eq=False, repr=False)
 
     @property
     def outer_axes(self) -> tuple[Axis, ...]:
@@ -224,26 +256,29 @@ class LoopNest:
 
     def spans(self) -> Mapping[str, frozenset[str]]:
         """For each named value, the axes it depends on."""
-        spans: dict[str, frozenset[str]] = {}
-        for s in self.body:
-            if isinstance(s, Store):
-                continue
-            axes = self._span(_expressions(s), spans)
-            spans[s.name] = axes - set(s.axes) if isinstance(s, (Reduce, Contract)) else axes
-        return spans
+        return self._analysed()[0]
 
     def span(self, statement: Statement) -> frozenset[str]:
         """The axes at whose points ``statement`` runs (those it reduces over included)."""
-        return self._span(_expressions(statement), self.spans())
+        return _span(statement, *self._analysed())
 
-    @staticmethod
-    def _span(expressions: tuple[Expr, ...], spans: Mapping[str, frozenset[str]]) -> frozenset[str]:
-        found: set[str] = set()
-        for e in expressions:
-            found |= axes_of(e)
-            for v in vars_of(e):
-                found |= spans[v]
-        return frozenset(found)
+    def axes_under(self, e: Expr) -> frozenset[str]:
+        """The axes that ``e`` depends on, those of the values that it names included."""
+        return _axes_under(e, *self._analysed())
+
+    def _analysed(self) -> tuple[dict[str, frozenset[str]], dict[Expr, frozenset[str]]]:
+        # Once in the life of the nest: renderers ask at every turn, and long chains share their parts.
+        if self._analysis is None:
+            spans: dict[str, frozenset[str]] = {}
+            known: dict[Expr, frozenset[str]] = {}
+            for s in self.body:
+                if isinstance(s, Store):
+                    continue
+                axes = _span(s, spans, known)
+                spans[s.name] = axes - set(s.axes) if isinstance(s, (Reduce, Contract)) else axes
+            object.__setattr__(self, "_analysis", (spans, known))
+            return spans, known
+        return self._analysis
 
     def expressions(self) -> Iterator[Expr]:
         for s in self.body:
@@ -251,8 +286,12 @@ class LoopNest:
 
     def reads(self) -> frozenset[str]:
         """Names of the buffers it reads."""
-        found = {n.buffer for e in self.expressions() for n in walk(e) if isinstance(n, Load)}
-        return frozenset(found | {s.buffer for s in self.body if isinstance(s, Search)})
+        if self._reads is None:
+            found = {n.buffer for e in self.expressions() for n in walk(e) if isinstance(n, Load)}
+            found |= {s.buffer for s in self.body if isinstance(s, Search)}
+            object.__setattr__(self, "_reads", frozenset(found))
+            return frozenset(found)
+        return self._reads
 
     def writes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.buffer for s in self.body if isinstance(s, Store)))
@@ -300,6 +339,9 @@ class LibraryCall:
     order. At time ``t`` operand ``k`` lies ``t * advance[k]`` elements further, and the epilogue runs at
     point ``t`` of its first axis only (whose extent is ``repeat``); it may read what it wrote before.
     ``output`` is the same buffer every time.
+
+    ``order`` is given where the output buffer holds the result with its dimensions in another order: it holds
+    ``result.permute(order)``, densely (channels-last memory: ``(0, 2, 3, 1)``).
     """
 
     name: str
@@ -312,6 +354,7 @@ class LibraryCall:
     outputs: tuple[str, ...] = ()
     repeat: int = 0
     advance: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 Step = LoopNest | LibraryCall

@@ -20,8 +20,9 @@ __all__ = ["LAID_OUT", "call_text", "dispatch_text", "literal", "result_text", "
 #: A helper of the entry: inputs keep the strides that the kernels were made for.
 LAID_OUT = '''
 def _laid_out(tensor, strides):
-    """`tensor` with the strides the kernels were generated for."""
-    if tensor.stride() == strides:
+    """`tensor` with the strides the kernels were generated for, but for those of dimensions of size 1."""
+    given = tensor.stride()
+    if given == strides or all(n == 1 or s == t for n, s, t in zip(tensor.shape, given, strides)):
         return tensor
     laid = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
     return laid.copy_(tensor)
@@ -107,6 +108,9 @@ def call_text(call: LibraryCall, view: Callable[[int, Operand], str], out: str =
     if operands:
         raise UnsupportedError(f"{call.op} takes fewer tensors than it is given", where=f"step {call.name}")
     plain = f"torch.ops.aten.{name}({', '.join(arguments)})"
+    if call.order:
+        plain = f"{plain}.permute({literal(call.order)})"
+        return f"{out}.copy_({plain})" if out else plain
     if not out:
         return plain
     packet = getattr(torch.ops.aten, name.split(".")[0])

@@ -9,6 +9,7 @@ from attrs import define
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Expr, Index, LibraryCall, Load, Operand, Step, address
+from kevolve_core.synth.channels import definite
 from kevolve_core.synth.fuse import Fusion, Group
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Lowering, Value
@@ -26,6 +27,7 @@ class CallBuilder:
         layout: the buffer of a definition.
         in_memory: whether a definition lies in memory.
         temporary: makes a buffer of a name's stem, shape and dtype that holds one step's product.
+        last: graph nodes of convolutions that run on channels-last memory.
     """
 
     lowering: Lowering
@@ -33,6 +35,7 @@ class CallBuilder:
     layout: Callable[[str], Layout]
     in_memory: Callable[[str], bool]
     temporary: Callable[[str, tuple[int, ...], str], str]
+    last: frozenset[str] = frozenset()
 
     def strided(
         self, base: str, load: Load, axes: Sequence[Expr], shape: Sequence[int]
@@ -63,6 +66,8 @@ class CallBuilder:
             load = value.at(axes)
             assert isinstance(load, Load)
             shape, strides, offset = self.strided(load.buffer, load, axes, value.shape)
+            if first.node in self.last:
+                strides = definite(shape, strides)
             operands.append(Operand(self.layout(load.buffer).buffer.name, shape, strides, offset))
             return len(operands) - 1
 
@@ -94,7 +99,7 @@ class CallBuilder:
         output = next(n for n in names if n)
         return LibraryCall(
             f"lib_{first.node}", call.op, tuple(operands), output, attributes, None, (first.node,),
-            tuple(names) if several else (),
+            tuple(names) if several else (), order=self.layout(first.name).order if not several else (),
         )  # fmt: skip
 
     def recurrence(self, group: Group) -> list[Step]:

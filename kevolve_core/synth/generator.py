@@ -16,6 +16,7 @@ from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin, content_hash
 from kevolve_core.space import Point, Space
+from kevolve_core.synth.channels import CHANNELS_LAST, CONVERTS, LAYOUTS, preferred
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
@@ -33,9 +34,10 @@ _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 class SynthGenerator:
     """Proposes programs lowered from the reference's graph, printed by a backend's renderers.
 
-    Draft 0 is the default point with everything fused; the next are the default of every other language and
-    the spaces' ``starts``; later drafts sample schedules and partitions. Under the ``parity`` policy spaces
-    are without their ``coarse`` choices;
+    Draft 0 is the default point with everything fused; the next are the same in the other order of memory
+    (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
+    the default of every other language and the spaces' ``starts``; later drafts sample schedules and
+    partitions. Under the ``parity`` policy spaces are without their ``coarse`` choices;
     ``mutate`` and ``crossover`` start from the parents' genomes (where none has one, a draft is made);
     ``sample`` is a uniform draw. Where the policy has a preference, it chooses from a pool of genomes before
     one is rendered; a draft that is given experience starts from that.
@@ -70,6 +72,8 @@ class SynthGenerator:
         self._device = device
         self._graph_of = graph
         self._graphs: dict[str, Graph] = {}
+        self._first_partition: Partition | None = None
+        self._defaults: dict[str, Partition] = {}  # of the languages that are offered
         self._synthesised: dict[Partition, tuple[Synthesised, ...]] = {}
         self._spaces: dict[tuple[Partition, str], dict[str, Space]] = {}
         self._lock = threading.Lock()
@@ -77,9 +81,9 @@ class SynthGenerator:
     # --- what callers may ask -------------------------------------------------------------------------------
 
     def programs(self, partition: Partition | None = None) -> tuple[Program, ...]:
-        """The program of every case, in the spec's order."""
+        """The program of every case, in the spec's order; by default that of the first draft."""
         with self._lock:
-            return tuple(s.program for s in self._programs(partition or Partition()))
+            return tuple(s.program for s in self._programs(partition or self._usual()))
 
     def check(self) -> None:
         """Capture and lower every case, and see that some language can print it. Raises as `propose` does."""
@@ -97,13 +101,14 @@ class SynthGenerator:
     def default(self) -> Candidate:
         """Everything fused that can be, on the default schedule: the first draft of every run."""
         with self._lock:
-            return self._first(Partition(), "default")
+            return self._first(self._defaults[self._languages()[0]], "default")
 
     def unfused(self) -> Candidate:
         """A kernel an operator, on the default schedule: what fusing and searching is held against where a
         target has no tensor library of its own."""
         with self._lock:
-            partition = Partition(stored=frozenset(self._programs(Partition())[0].points))
+            usual = self._usual()
+            partition = evolve(usual, stored=frozenset(self._programs(usual)[0].points))
             while cut := frozenset(self._programs(partition)[0].edges) - partition.apart:
                 partition = evolve(partition, apart=partition.apart | cut)
             return self._first(partition, "unfused")
@@ -175,7 +180,7 @@ class SynthGenerator:
         has to be lowered."""
         rng = random.Random(f"{context.seed}:{context.sequence}:pool")
         parents = self._parents(context) if context.operator != "draft" else []
-        starts = parents or [Genome(language) for language in self._languages()]
+        starts = parents or [Genome(language, self._defaults[language]) for language in self._languages()]
         moved = self._moved(starts[0].partition, rng)
         starts.append(evolve(starts[0], partition=moved))
         pool: dict[str, Genome] = {}
@@ -208,36 +213,44 @@ class SynthGenerator:
         languages = self._languages()
         if context.attempt == 0 and attempt == 0:
             if context.sequence == 0:
-                return self._with_steps(Genome(languages[0]), {}), "default"
+                return self._with_steps(Genome(languages[0], self._defaults[languages[0]]), {}), "default"
             if context.sequence <= len(started := self._started()):
                 return started[context.sequence - 1]
         if rng.random() < 0.5:
             return self._sampled(rng)
-        language, partition = rng.choice(languages), Partition()
+        language = rng.choice(languages)
+        partition = self._defaults[language]
         if rng.random() < _GRAPH_MOVES:
             partition = self._moved(partition, rng)
         spaces = self._spaces_of(partition, language)
         return Genome(language, partition, moved_steps({}, spaces, rng, rng.randint(1, 3))), "near default"
 
     def _started(self) -> list[tuple[Genome, str]]:
-        """What is tried right after the default: those of the other languages, then every language's first
-        start, second start, and so on. Steps that have fewer keep their default."""
+        """What is tried right after the default: the same in the other order of memory, where there are two;
+        the defaults of the other languages; then every language's first start, second start, and so on. Steps
+        that have fewer keep their default."""
         languages = self._languages()
-        found = [(self._with_steps(Genome(language), {}), "default") for language in languages[1:]]
+        usual = self._defaults
+        others = languages[1:]
+        found = [(self._with_steps(Genome(language, usual[language]), {}), "default") for language in others]
+        if self._has_layouts():
+            other = Genome(languages[0], _turned(usual[languages[0]]))
+            found.insert(0, (self._with_steps(other, {}), "layout"))
         starts = {
-            language: {n: s.started() for n, s in self._spaces_of(Partition(), language).items()}
+            language: {n: s.started() for n, s in self._spaces_of(usual[language], language).items()}
             for language in languages
         }
         for k in range(max((len(v) for of in starts.values() for v in of.values()), default=0)):
             for language, of in starts.items():
                 steps = {name: points[k] for name, points in of.items() if k < len(points)}
                 if steps:
-                    found.append((self._with_steps(Genome(language), steps), "start"))
+                    found.append((self._with_steps(Genome(language, usual[language]), steps), "start"))
         return found
 
     def _sampled(self, rng: random.Random) -> tuple[Genome, str]:
         """A uniform schedule; a share of them of another partition."""
-        language, partition = rng.choice(self._languages()), Partition()
+        language = rng.choice(self._languages())
+        partition = self._defaults[language]
         if rng.random() < _GRAPH_MOVES:
             partition = self._moved(partition, rng)
         return Genome(language, partition, sampled_steps(self._spaces_of(partition, language), rng)), "sample"
@@ -254,7 +267,9 @@ class SynthGenerator:
     def _moved(self, partition: Partition, rng: random.Random) -> Partition:
         first = self._programs(partition)[0]
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
-        return moved_partition(partition, first.edges, first.shared, has_library, rng, first.tables)
+        return moved_partition(
+            partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts()
+        )
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
         spaces = self._spaces_of(genome.partition, genome.language)
@@ -265,13 +280,36 @@ class SynthGenerator:
     def _cases(self) -> Sequence[Case]:
         return self._spec.cases
 
+    def _captured(self) -> Mapping[str, Graph]:
+        """The graph of every case."""
+        for case in self._cases():
+            if case.name not in self._graphs:
+                self._graphs[case.name] = self._graph_of(self._spec, case)
+        return self._graphs
+
+    def _layouts(self) -> Sequence[str]:
+        """Orders of memory for convolutions that the device's library has kernels for, the usual first."""
+        return tuple(self._device.facts.get(LAYOUTS, ()))
+
+    def _has_layouts(self) -> bool:
+        """Whether there are convolutions whose order of memory is a choice on this device."""
+        return CHANNELS_LAST in self._layouts() and any(g.channels_last for g in self._captured().values())
+
+    def _usual(self) -> Partition:
+        """The partition of the first draft: everything fused, and channels-last memory for convolutions
+        where the device prefers it and they are of a kind that gains."""
+        if self._first_partition is None:
+            first = self._layouts()[:1] == (CHANNELS_LAST,)
+            converts = bool(self._device.facts.get(CONVERTS))
+            gains = first and all(preferred(g, converts) for g in self._captured().values())
+            self._first_partition = Partition(channels_last=gains)
+        return self._first_partition
+
     def _programs(self, partition: Partition) -> tuple[Synthesised, ...]:
         if partition not in self._synthesised:
-            for case in self._cases():
-                if case.name not in self._graphs:
-                    self._graphs[case.name] = self._graph_of(self._spec, case)
+            graphs = self._captured()
             self._synthesised[partition] = tuple(
-                synthesise(self._graphs[c.name], c.name, partition) for c in self._cases()
+                synthesise(graphs[c.name], c.name, partition) for c in self._cases()
             )
         return self._synthesised[partition]
 
@@ -298,46 +336,65 @@ class SynthGenerator:
         return self._spaces[key]
 
     def _languages(self) -> list[str]:
-        """Languages that can print every step of the default program, and have something of their own in
+        """Languages that can print every step of their default program, and have something of their own in
         it."""
-        reasons: list[str] = []
-        able: list[str] = []
-        for language, renderer in self._renderers.items():
-            refusals = [
-                f"{language}: {step.name}: {reason}"
-                for s in self._programs(Partition())
-                for step in s.program.steps
-                if (reason := renderer.supports(step))
-            ]
-            if not refusals and isinstance(renderer, Selective):
-                programs = [s.program for s in self._programs(Partition())]
-                refusals = [f"{language}: {why}" for why in [renderer.declines(programs)] if why]
-            reasons += refusals[:1]
-            if not refusals:
-                able.append(language)
-        if not able:
-            raise UnsupportedError(
-                "no language of this backend can print the reference's program",
-                got="; ".join(reasons) or "no renderer",
-                where=self._spec.name,
-            )
-        return able
+        if not self._defaults:
+            reasons = [why for language in self._renderers if (why := self._settled(language))]
+            if not self._defaults:
+                raise UnsupportedError(
+                    "no language of this backend can print the reference's program",
+                    got="; ".join(reasons) or "no renderer",
+                    where=self._spec.name,
+                )
+        return list(self._defaults)
 
-    def _rewrites(self) -> str:
-        """Names of the graph's rewrites that changed any case."""
-        return ", ".join(dict.fromkeys(name for g in self._graphs.values() for name in g.rewrites))
+    def _settled(self, language: str) -> str:
+        """Why ``language`` is not offered; where it is, its default partition is noted: the usual one, or
+        that in the other order of memory where it has nothing for the usual one."""
+        usual = self._usual()
+        choices = [usual, *([_turned(usual)] if self._has_layouts() else [])]
+        refusals: list[str] = []
+        for partition in choices:
+            why = self._refusal(language, [s.program for s in self._programs(partition)])
+            if not why:
+                self._defaults[language] = partition
+                return ""
+            refusals.append(f"{language}: {why}")
+        return refusals[0]
+
+    def _refusal(self, language: str, programs: Sequence[Program]) -> str:
+        """The first step that ``language`` cannot print, or why it declines ``programs``; empty for none."""
+        renderer = self._renderers[language]
+        for program in programs:
+            for step in program.steps:
+                if reason := renderer.supports(step):
+                    return f"{step.name}: {reason}"
+        return renderer.declines(programs) if isinstance(renderer, Selective) else ""
+
+    def _rewrites(self, partition: Partition) -> str:
+        """Names of the graph's rewrites that changed any case under ``partition``."""
+        names = dict.fromkeys(name for g in self._graphs.values() for name in g.rewrites)
+        if not partition.channels_last:
+            names.pop(CHANNELS_LAST, None)
+        return ", ".join(names)
 
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
         programs = [s.program for s in self._programs(genome.partition)]
         renderer = self._renderers[genome.language]
         candidate = renderer.render(self._spec, programs, dict(genome.steps))
+        notes = {"move": note, "rewrites": self._rewrites(genome.partition)}
         return evolve(
             candidate,
             genome=genome.plain(),
             parents=tuple(p.id for p in context.parents),
             libraries=tuple(sorted(candidate.libraries)),
-            origin=Origin(self.name, context.operator, {"move": note, "rewrites": self._rewrites()}),
+            origin=Origin(self.name, context.operator, notes),
         )
+
+
+def _turned(partition: Partition) -> Partition:
+    """``partition`` in the other order of memory."""
+    return evolve(partition, channels_last=not partition.channels_last)
 
 
 def _libraries(programs: Sequence[Program]) -> tuple[str, ...]:

@@ -87,12 +87,14 @@ class Node:
 class Graph:
     """Nodes in topological order. ``outputs`` are the leaves of the reference's result, depth first, and
     ``structure`` that result with leaf numbers in place of tensors (see `kevolve_core.ir.Program`);
-    ``rewrites`` names those of `kevolve_core.synth.simplify` that changed it."""
+    ``rewrites`` names those of `kevolve_core.synth.simplify` that changed it, and ``channels_last`` the
+    convolutions that `kevolve_core.synth.channels` may give another order of memory."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref, ...]
     structure: Any = 0
     rewrites: tuple[str, ...] = ()
+    channels_last: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:
         for n in self.nodes:

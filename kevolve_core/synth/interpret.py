@@ -153,6 +153,8 @@ def _call(step: LibraryCall, memory: _Memory, time: int = 0) -> None:
                 kwargs[a.name] = rest.pop(0)
     result = operator(**kwargs)
     results = result if isinstance(result, (list, tuple)) else (result,)
+    if step.order:
+        results = (results[0].permute(step.order),)
     for target, value in zip(step.outputs or (step.output,), results, strict=False):
         if target:
             memory.data[target] = _storage(value, memory.buffers[target])

@@ -17,12 +17,14 @@ __all__ = ["Layout", "contiguous"]
 class Layout:
     """How a tensor is indexed in a program: dimensions that are contiguous with one another are one.
 
-    ``groups`` lists the logical dimensions of each dimension of the buffer.
+    ``shape`` is the buffer's and ``groups`` lists its dimensions that are one. ``order`` are the tensor's
+    own dimensions in the buffer's order, () where they are the same.
     """
 
     shape: tuple[int, ...]
     groups: tuple[tuple[int, ...], ...]
     buffer: Buffer
+    order: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -33,9 +35,13 @@ class Layout:
         dtype: str,
         role: str,
         keep_last: bool,
+        order: Sequence[int] = (),
         **more: Any,
     ) -> Layout:
-        """The collapsed layout of a tensor; ``keep_last`` keeps its last dimension apart."""
+        """The collapsed layout of a tensor; ``keep_last`` keeps its last dimension apart. With an ``order``
+        it lies densely in that order of its dimensions, whatever ``strides`` say."""
+        if order:
+            shape, strides = [shape[d] for d in order], None
         dense = contiguous(shape)
         steps = tuple(dense if strides is None else strides)
         plain = all(s == t for s, t, n in zip(steps, dense, shape, strict=True) if n != 1)
@@ -51,10 +57,12 @@ class Layout:
             else:
                 groups.append([d])
         buffer = Buffer(name, tuple(shape), dtype, role, strides=None if plain else steps, **more)
-        return cls(tuple(shape), tuple(tuple(g) for g in groups), buffer)
+        return cls(tuple(shape), tuple(tuple(g) for g in groups), buffer, tuple(order))
 
     def flat(self, ix: Indexer, logical: Sequence[Expr]) -> tuple[Expr, ...]:
-        """The index with the position in each run of dimensions in its last, 0 in the others."""
+        """The buffer's index of a tensor's: the position in each run of dimensions in its last, 0 in the
+        others."""
+        logical = [logical[d] for d in self.order] if self.order else logical
         out: list[Expr] = [ZERO] * len(self.shape)
         for g in self.groups:
             out[g[-1]] = ix.ravel([logical[d] for d in g], [self.shape[d] for d in g])

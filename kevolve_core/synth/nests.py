@@ -46,12 +46,15 @@ class NestBuilder:
         """The nest of ``group``. With ``keep_first`` the slowest loop is not merged with others (an epilogue
         runs tile by tile along it)."""
         order = self._axis_order(group)
+        places: dict[str, int] = {}
+        if (moved := self._by_memory(group, order)) is not None:
+            order, places = moved, {a: k for k, a in enumerate(moved)}
         segments = self._segments(group, order[1:] if keep_first else order)
         if segments is None:
-            body, covers = self._body(group)
+            body, covers = self._body(group, places)
         else:
             within = self.ix.axis(segments.size).axis
-            body, covers = self._body(group, segments, within)
+            body, covers = self._body(group, places, segments, within)
             order = [within if a == segments.axis else a for a in order]
             order = [a for a in order if a != within or segments.size > 1]
         outer = [a for a in order if group.outer is None or a in group.outer]
@@ -102,8 +105,9 @@ class NestBuilder:
         return chosen(self.ix, order, found)
 
     def _body(
-        self, group: Group, segments: Segments | None = None, within: str = ""
+        self, group: Group, places: Mapping[str, int], segments: Segments | None = None, within: str = ""
     ) -> tuple[list[Statement], tuple[str, ...]]:
+        """Statements, and the graph nodes they cover; reduced axes are named in the order of ``places``."""
         defs = self.fusion.defs
         inside = set(group.members)
         values: dict[str, Expr] = {}
@@ -123,7 +127,7 @@ class NestBuilder:
             axes = tuple(self.ix.substitute(a, by) for a in d.axes)
             if d.kind in {"reduce", "scan"}:
                 value = inliner.evaluated(d, by)
-                values[name] = self._combine(inliner, d, value, group, align)
+                values[name] = self._combine(inliner, d, value, group, align, places)
                 result = values[name]
                 if self.in_memory(name):
                     inliner.body.append(Store(name, axes, result))
@@ -148,8 +152,18 @@ class NestBuilder:
         parts = [placed(self.ix, segments, k, within) for k in range(segments.count)]
         return [tuple(self.ix.substitute(a, by) for a in axes) for by in parts]
 
-    def _combine(self, inliner: Inliner, d: Def, value: Expr, group: Group, align: Mapping[str, str]) -> Expr:
+    def _combine(
+        self,
+        inliner: Inliner,
+        d: Def,
+        value: Expr,
+        group: Group,
+        align: Mapping[str, str],
+        places: Mapping[str, int],
+    ) -> Expr:
         axes = tuple(self._axis(a, group, align) for a in self.fusion.axes.reduced(d))
+        if places:
+            axes = tuple(sorted(axes, key=places.__getitem__))
         name = inliner.name(d.name)
         if d.kind == "scan":
             inliner.body.append(
@@ -216,6 +230,39 @@ class NestBuilder:
             for a in self._all_axes(d):
                 order[self._axis(a, group, align)] = None
         return list(order)
+
+    def _by_memory(self, group: Group, order: Sequence[str]) -> list[str] | None:
+        """The loops in the order of memory, where most of what the group moves lies in another order than
+        its own index; None where it does not, or where the order of a reduction is part of its result."""
+        align = self._alignment(group)
+        moved: list[tuple[bool, int, dict[Expr, int]]] = []
+        for name in group.members:
+            d = self.fusion.defs[name]
+            if d.kind in {"scan", "scatter"} or d.combiner in {"argmax", "argmin"}:
+                return None
+            accesses = [(a.name, a.index) for a in self.fusion.accesses[name] if self.in_memory(a.name)]
+            pieces = {p: Index(self._axis(p, group, align)) for p in self._all_axes(d)}
+            if self.in_memory(name):
+                own = self.fusion.axes.substitution(d)
+                accesses.append((name, tuple(self.ix.substitute(a, own) for a in d.axes)))
+            for base, index in accesses:
+                layout = self.layout(base)
+                if len(index) != len(layout.shape):
+                    continue
+                place = layout.flat(self.ix, [self.ix.substitute(e, pieces) for e in index])
+                flat = self.ix.dot(place, layout.buffer.stride)
+                moved.append((bool(layout.order), self.fusion.defs[base].size, linear(flat)[1]))
+        ordered = sum(size for last, size, _ in moved if last)
+        rest = sum(size for last, size, _ in moved if not last)
+        stored = bool(self.layout(self._primary(group).name).order)
+        if not ordered or (ordered, stored) < (rest, True):
+            return None
+        steps: dict[str, int] = {}
+        for _, _, terms in sorted(moved, key=lambda m: (m[0], m[1]), reverse=True):
+            for atom, step in terms.items():
+                if isinstance(atom, Index):
+                    steps.setdefault(atom.axis, step)
+        return sorted(order, key=lambda a: -steps.get(a, 0))
 
     def _buffer_load(self, e: Load) -> Load:
         """A read of a definition as one of its buffer, at its flat position."""

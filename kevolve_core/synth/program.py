@@ -20,6 +20,7 @@ from kevolve_core.ir import (
     walk,
 )
 from kevolve_core.synth.calls import CallBuilder, recurs
+from kevolve_core.synth.channels import ChannelsLast
 from kevolve_core.synth.fuse import Fusion, Group, operand_bases
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.inline import LEAVES
@@ -42,6 +43,7 @@ class Partition:
         epilogues: whether nests that read a library call's result run as its epilogue.
         recomputed: definitions that `kevolve_core.synth.tables` would keep in memory, not to be kept.
         segments: whether loops are cut where a tensor is put together (`kevolve_core.synth.segments`).
+        channels_last: whether convolutions run on channels-last memory (`kevolve_core.synth.channels`).
     """
 
     apart: frozenset[tuple[str, str]] = frozenset()
@@ -49,6 +51,7 @@ class Partition:
     epilogues: bool = True
     recomputed: frozenset[str] = frozenset()
     segments: bool = True
+    channels_last: bool = False
 
 
 @frozen(eq=False)
@@ -70,15 +73,19 @@ def synthesise(graph: Graph, case: str = "", partition: Partition | None = None)
     Raises:
         UnsupportedError: names the operator and the user's source line.
     """
-    return _Assembler(lower(graph), case, partition or Partition()).assembled()
+    partition = partition or Partition()
+    last = frozenset(graph.channels_last) if partition.channels_last else frozenset()
+    return _Assembler(lower(graph), case, partition, last).assembled()
 
 
 class _Assembler:
-    def __init__(self, lowered: Lowered, case: str, partition: Partition) -> None:
+    def __init__(self, lowered: Lowered, case: str, partition: Partition, last: frozenset[str]) -> None:
         self.lowered = lowered
         self.lowering: Lowering = lowered.lowering
         self.case = case
         self.partition = partition
+        self.last = last  # convolutions that run on channels-last memory
+        self.orders: dict[str, tuple[int, ...]] = {}  # of definitions that lie so
         self.layouts: dict[str, Layout] = {}
         self.buffer_names: dict[str, str] = {}
         self.memory: set[str] = set()
@@ -88,12 +95,18 @@ class _Assembler:
 
     def assembled(self) -> Synthesised:
         lowering = self.lowering
+        channels = ChannelsLast(lowering, self.last, self._view, self._insert_before)
+        if self.last:
+            channels.take_apart(self.lowered.outputs)
         values = [self._output_value(v, k) for k, v in enumerate(self.lowered.outputs)]
         required = {base for base, _ in values}
         self.outputs = set(required)
         for d in list(lowering.defs.values()):
             if d.call is not None:
                 self._fix_operands(d)
+        if self.last:
+            channels.choose(self.outputs)
+            self.orders = channels.orders
         required |= self._library_bases()
         scattered = [d for d in lowering.defs.values() if d.kind == "scatter"]
         self.started = {d.row: d.name for d in scattered if d.row}
@@ -109,6 +122,8 @@ class _Assembler:
         fusion = self._fused(required)
         groups = fusion.groups()
         self._decide_memory(fusion, groups)
+        if self.orders:
+            channels.follow(self.memory, lambda name: [a.name for a in fusion.accesses.get(name, ())])
         steps = self._steps(fusion, groups)
         buffers = self._buffers(steps)
         outputs = tuple(self._output_ref(base, v) for base, v in values)
@@ -266,7 +281,7 @@ class _Assembler:
             )
             self.layouts[name] = Layout.of(
                 self._buffer_name(d), d.shape, d.strides, d.dtype, role, name in self.search_rows,
-                source=d.source, data=d.data,
+                self.orders.get(name, ()), source=d.source, data=d.data,
             )  # fmt: skip
         return self.layouts[name]
 
@@ -294,7 +309,9 @@ class _Assembler:
         }
 
     def _calls(self, fusion: Fusion) -> CallBuilder:
-        return CallBuilder(self.lowering, fusion, self.layout, self.memory.__contains__, self._temporary)
+        return CallBuilder(
+            self.lowering, fusion, self.layout, self.memory.__contains__, self._temporary, self.last
+        )
 
     def _temporary(self, stem: str, shape: tuple[int, ...], dtype: str) -> str:
         label = self._buffer_name(Def(stem, (), dtype, "temp", ()))

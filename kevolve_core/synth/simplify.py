@@ -10,6 +10,7 @@ from attrs import evolve
 
 from kevolve_core.errors import ConfigError, suggest
 from kevolve_core.synth.algebra import batch_norm_folding, mean_of_convolution, sums_of_products
+from kevolve_core.synth.channels import channels_last
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, references, replace_refs
 
 __all__ = ["REWRITES", "simplified"]
@@ -168,6 +169,7 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {
     "mean_of_convolution": mean_of_convolution,
     "batch_norm_folding": batch_norm_folding,
     "dead_code": dead_code,
+    "channels_last": channels_last,
 }
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from kevolve_core.evaluate import tolerance
 from kevolve_core.evaluate.tolerance import BaselineLeaf, baseline_leaf, compare, parity_bound, scale_of
 from kevolve_core.kernelspec import Precision
 
@@ -135,3 +136,36 @@ def test_its_own_epsilons_do_not_let_a_coarse_constant_pass() -> None:
     reference = 1000 + torch.randn(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     constant = torch.full((4096,), 1000.0, dtype=torch.bfloat16)
     assert compare(constant, reference, BaselineLeaf(0.0), PARITY) is not None
+
+
+@pytest.mark.parametrize("policy", ["parity", "relaxed"])
+@pytest.mark.parametrize("off", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize("special", [None, math.inf, math.nan])
+def test_a_large_leaf_is_judged_as_a_whole_though_a_part_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, policy: str, off: float, special: float | None
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    reference = torch.randn(5, 13, generator=generator, dtype=torch.float64)
+    reference[0, 0] = 40.0  # far above the RMS: it has units of its own
+    if special is not None:
+        reference[4, 12] = special
+    value = reference.float()
+    value[3, 7] += off
+    value[0, 0] *= 1 + 1e-7
+
+    def judged(part: int) -> object:
+        monkeypatch.setattr(tolerance, "_PART", part)
+        leaf = baseline_leaf(reference.float(), reference)
+        return compare(value, reference, leaf, Precision(policy, rtol=1e-5, atol=1e-6))
+
+    assert judged(16) == judged(1 << 20)
+
+
+def test_an_infinity_in_the_last_part_of_a_large_leaf_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tolerance, "_PART", 16)
+    reference = torch.ones(5, 13, dtype=torch.float64)
+    value = torch.ones(5, 13)
+    value[4, 11] = math.inf
+    mismatch = compare(value, reference, None, Precision())
+    assert mismatch is not None
+    assert mismatch.index == (4, 11)

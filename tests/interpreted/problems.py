@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
+from kevolve_core.synth.program import Partition
+
 __all__ = ["LOOPED", "POINTS", "PROBLEMS", "Problem"]
 
 Inputs = Callable[[], list[torch.Tensor]]
@@ -38,6 +40,7 @@ class Problem:
     function: Callable[..., Any]
     inputs: Inputs
     points: Mapping[str, Mapping[str, Any]] = POINTS
+    partition: Partition | None = None
 
 
 def _normal(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Inputs:
@@ -77,6 +80,15 @@ class _Lstm(torch.nn.Module):
 
 
 _recurrent = _Lstm()
+
+
+def _network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    nn = torch.nn
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+    more = (nn.ConvTranspose2d(8, 4, 3, stride=2), nn.GroupNorm(2, 4), nn.Conv2d(4, 6, 1), nn.Sigmoid())
+    return nn.Sequential(*layers, *more).eval()
+
 
 PROBLEMS: Mapping[str, Problem] = {
     "broadcast and transpose": Problem(lambda x, y: (x + y.t()).relu(), _normal((5, 7), (7, 5))),
@@ -172,6 +184,10 @@ PROBLEMS: Mapping[str, Problem] = {
     "grouped convolution and what follows": _module(
         lambda: torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, groups=2, dilation=2), torch.nn.SiLU()),
         2, 4, 9, 11,
+    ),
+    "convolutions on channels-last memory": Problem(
+        _network(), lambda: [torch.randn(2, 3, 9, 7)], {"library": {}, "generated": _SMALL},
+        Partition(channels_last=True),
     ),
     "convolution in one dimension": _module(lambda: torch.nn.Conv1d(4, 8, 3), 2, 4, 9),
     "convolution in three dimensions": _module(

@@ -49,7 +49,7 @@ def verdict(problem: Problem, point: Mapping[str, Any]) -> str:
     inputs = problem.inputs()
     with torch.no_grad():
         graph = simplified(capture(problem.function, inputs, keep=TABLE))
-        program = synthesise(graph, "main").program
+        program = synthesise(graph, "main", problem.partition).program
         module = loaded(rendered(program, point))
         call: Any = module.ModelNew() if program.params() else module.f
         if program.params():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from kevolve_core.model import Candidate, Device, Target
 from kevolve_core.serial import dumps, loads
 from kevolve_core.space import Constraint, Parameter, Point, Space
 from kevolve_core.synth.generator import SynthGenerator
-from kevolve_core.synth.genome import Genome
+from kevolve_core.synth.genome import Genome, moved_partition
+from kevolve_core.synth.program import Partition
+from kevolve_core.synth.reference import graph_of
 
 SOURCE = """
 import torch
@@ -278,3 +282,39 @@ def test_a_renderer_may_leave_a_program_to_another_language() -> None:
     with pytest.raises(UnsupportedError) as raised:
         SynthGenerator(SPEC, {"other": Choosy()}, space, DEVICE).check()
     assert raised.value.got == "other: 2 programs are another's"
+
+
+CONVOLUTION = KernelSpec(
+    "g",
+    Reference("import torch\n\ndef g(x, w):\n    return torch.nn.functional.conv2d(x, w).tanh()\n", "g"),
+    (Case("a", (InputSpec("x", (2, 4, 6, 6)), InputSpec("w", (8, 4, 3, 3)))),),
+)
+
+
+def _layouts(facts: Mapping[str, Any], count: int, without: Sequence[str] = ()) -> list[tuple[bool, str]]:
+    """Whether the first ``count`` drafts lie channels-last, and the rewrites they name."""
+    device = evolve(DEVICE, facts=facts)
+    made = SynthGenerator(
+        CONVOLUTION, {"text": Printer()}, space, device, graph=partial(graph_of, without=without)
+    )
+    drafts = [made.propose_now(Proposal(CONVOLUTION, device, k, 7), 1)[0] for k in range(count)]
+    genomes = [Genome.parsed(c.genome) for c in drafts]
+    notes = [str(c.origin.notes["rewrites"]) for c in drafts]
+    return [(g is not None and g.partition.channels_last, n) for g, n in zip(genomes, notes, strict=True)]
+
+
+def test_the_order_of_memory_that_a_device_prefers_comes_first_and_the_other_second() -> None:
+    last, plain = (True, "channels_last"), (False, "")
+    assert _layouts({"convolution_layouts": ["channels_last", "contiguous"]}, 2) == [last, plain]
+    assert _layouts({"convolution_layouts": ["contiguous", "channels_last"]}, 2) == [plain, last]
+
+
+def test_without_the_fact_or_the_rewrite_the_order_of_memory_is_no_choice() -> None:
+    facts = {"convolution_layouts": ["channels_last", "contiguous"]}
+    assert set(_layouts({}, 8)) == {(False, "")}
+    assert set(_layouts(facts, 8, ["channels_last"])) == {(False, "")}
+
+
+def test_the_search_may_change_the_order_of_memory() -> None:
+    found = {moved_partition(Partition(), (), (), False, random.Random(k), layouts=True) for k in range(3)}
+    assert found == {Partition(channels_last=True)}

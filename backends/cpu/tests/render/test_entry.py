@@ -13,7 +13,7 @@ import torch
 from attrs import evolve
 
 from kevolve_core.interfaces import Renderer
-from kevolve_core.ir import Buffer, LibraryCall, Operand, OutputRef, Program
+from kevolve_core.ir import Buffer, Index, LibraryCall, Load, Op, Operand, OutputRef, Program, Store
 from kevolve_cpu.render import CppRenderer
 from kevolve_cpu.spaces import schedule_space
 
@@ -195,3 +195,39 @@ def test_choices_made_for_another_shape_are_repaired() -> None:
     x = torch.randn(4, 32)
     expected = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
     torch.testing.assert_close(f(x, torch.ones(32)), expected)
+
+
+def _convolved(batch: int) -> Program:
+    """A convolution on channels-last memory between a nest that converts and one that reads its result."""
+    n, c, h, w = (Index(a) for a in ("n", "c", "h", "w"))
+    axes = {"n": batch, "h": 5, "w": 4, "c": 3}
+    read = Operand("y", (batch, 3, 5, 4), (60, 1, 12, 3))
+    call = LibraryCall(
+        "conv", "aten::convolution", (read, Operand("k", (2, 3, 1, 1), (3, 1, 1, 1))), "z",
+        {"bias": None, "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "transposed": False,
+         "output_padding": [0, 0], "groups": 1},
+        harness.nest(
+            "after", {"n": batch, "h": 5, "w": 4, "c": 2}, 3,
+            Store("o", (n, c, h, w), Op("neg", (Load("z", (n, h, w, c), "float32"),), "float32")),
+        ),
+        order=(0, 2, 3, 1),
+    )  # fmt: skip
+    return harness.program(
+        harness.nest("before", axes, 3, Store("y", (n, h, w, c), Load("x", (n, c, h, w), "float32"))), call,
+        buffers=[
+            Buffer("x", (batch, 3, 5, 4), "float32", "input", source="0"),
+            Buffer("k", (2, 3, 1, 1), "float32", "input", source="1"),
+            Buffer("y", (batch, 5, 4, 3), "float32", "temp"),
+            Buffer("z", (batch, 5, 4, 2), "float32", "temp"),
+            Buffer("o", (batch, 2, 5, 4), "float32", "output"),
+        ],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("tile_rows", [0, 1, 2])
+def test_a_call_writes_its_result_in_another_order_of_memory(batch: int, tile_rows: int) -> None:
+    x, k = torch.randn(batch, 3, 5, 4), torch.randn(2, 3, 1, 1)
+    got = harness.run(_convolved(batch), [x, k], {"tile_rows": tile_rows})
+    torch.testing.assert_close(got, -torch.nn.functional.conv2d(x, k))
+    assert got.is_contiguous()

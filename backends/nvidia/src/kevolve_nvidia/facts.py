@@ -29,6 +29,10 @@ _ATTRIBUTES = {
     "virtual_memory": "VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED",
 }
 
+#: Orders of memory that cuDNN has convolutions for. Its tensor-core kernels want channels last: other orders
+#: are converted inside the call (NVIDIA, "Convolutional Layers User's Guide", tensor layouts).
+CONVOLUTION_LAYOUTS = ("channels_last", "contiguous")
+
 
 def target_of(arch: str) -> Target:
     """What the compilers are asked for."""
@@ -65,6 +69,7 @@ def _device(
         "uuid": bytes(checked("cuDeviceGetUuid", driver.cuDeviceGetUuid(handle)).bytes).hex(),
         "cuda_driver": f"{version // 1000}.{version % 1000 // 10}",
         "threads": _host_cpus(),
+        "convolution_layouts": list(CONVOLUTION_LAYOUTS),
         # What a call may take by default: no kernel worth having runs longer, and an endless one has to be
         # given up soon. The host's memory holds CUDA's own mappings too. Both `estimated`.
         "call_timeout_s": 6.0,
@@ -108,5 +113,6 @@ def compile_only(name: str) -> Device:
             "registers_per_multiprocessor": arch.registers,
             "threads_per_multiprocessor": 32 * arch.warps,
             "threads": _host_cpus(),
+            "convolution_layouts": list(CONVOLUTION_LAYOUTS),
         },
     )

@@ -124,6 +124,14 @@ def _listed(value: object, n: int) -> list[int]:
     return found * n if len(found) == 1 else found
 
 
+def _own_order(call: LibraryCall, output: Buffer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides of the call's result, whose dimensions the buffer may hold in another order."""
+    places = (
+        [call.order.index(d) for d in range(len(output.shape))] if call.order else range(len(output.shape))
+    )
+    return tuple(output.shape[d] for d in places), tuple(output.stride[d] for d in places)
+
+
 def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
     """Implicit GEMM: rows are output pixels, columns output channels, depth input channels and taps."""
     given = call.attributes
@@ -137,7 +145,7 @@ def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contractio
     stride, padding, dilation = stride or [1] * spatial, padding or [0] * spatial, dilation or [1] * spatial
     groups = int(given.get("groups", 1))
     dtype = buffers[x.buffer].dtype
-    out = buffers[call.output].shape
+    out, steps = _own_order(call, buffers[call.output])
     channels, taken = w.shape[0] // groups, w.shape[1]
     ix = Indexer()
     sizes = {"g": groups, "n": x.shape[0], "c": taken, "co": channels}
@@ -161,7 +169,7 @@ def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contractio
     return Contraction(
         (axes["g"],), (axes["n"], *(axes[f"o{d}"] for d in range(spatial))), (axes["co"],),
         (axes["c"], *(axes[f"t{d}"] for d in range(spatial))),
-        left, right, ix.dot((Index("n"), filters, *pixels), buffers[call.output].stride), call.output,
+        left, right, ix.dot((Index("n"), filters, *pixels), steps), call.output,
         _at(bias[0], dtype, (filters,), ix) if bias else None,
     )  # fmt: skip
 

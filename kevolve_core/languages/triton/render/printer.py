@@ -22,8 +22,6 @@ from kevolve_core.ir import (
     Search,
     Store,
     Var,
-    axes_of,
-    vars_of,
 )
 from kevolve_core.languages.triton.render.operators import operator_text
 from kevolve_core.languages.triton.render.ranges import INT32, bounds, fits
@@ -112,9 +110,7 @@ class Printer:
     # --- where a value belongs ------------------------------------------------------------------------------
 
     def spans_columns(self, e: Expr) -> bool:
-        axes = set(axes_of(e))
-        for v in vars_of(e):
-            axes |= self.spans[v]
+        axes = self.nest.axes_under(e)
         return any(a.name in axes for a in self.frame.cols)
 
     def home(self, e: Expr, scope: Scope) -> Scope:
@@ -297,9 +293,7 @@ class Printer:
         return found
 
     def _spans_rows(self, e: Expr) -> bool:
-        axes = set(axes_of(e))
-        for v in vars_of(e):
-            axes |= self.spans[v]
+        axes = self.nest.axes_under(e)
         return any(a.name in axes for a in self.tiling.rows)
 
     def _load(self, e: Load, scope: Scope) -> Text:

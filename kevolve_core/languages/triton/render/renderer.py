@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from attrs import evolve, frozen
 
@@ -44,8 +45,8 @@ class Foreign:
     rest: tuple[Printed, ...] = ()
 
 
-#: Takes a step out of Triton's hands, or gives None.
-Claim = Callable[[Step, Program, Point], Foreign | None]
+#: Takes a step out of Triton's hands, or gives the point at which Triton prints it.
+Claim = Callable[[Step, Program, Point], Foreign | Point]
 
 
 @frozen
@@ -65,11 +66,9 @@ class TritonRenderer:
             nest = step.epilogue if isinstance(step, LibraryCall) else step
             if isinstance(step, LibraryCall):
                 call_text(step, lambda _, operand: operand.buffer)
-            if nest is not None:
-                _try(nest, isinstance(step, LibraryCall) and step.repeat > 0)
         except KevolveError as error:
             return error.what
-        return ""
+        return "" if nest is None else _refusal(nest, isinstance(step, LibraryCall) and step.repeat > 0)
 
     def render(
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
@@ -129,11 +128,21 @@ class TritonRenderer:
         self, step: Step, program: Program, choices: Mapping[str, Point]
     ) -> Sequence[Printed | Foreign]:
         point = choices.get(step.name, {})
-        taken = self.claim(step, program, point) if self.claim is not None else None
-        return chosen(step, program, point) if taken is None else (taken, *taken.rest)
+        taken = self.claim(step, program, point) if self.claim is not None else point
+        return (taken, *taken.rest) if isinstance(taken, Foreign) else chosen(step, program, taken)
 
 
-def _try(nest: LoopNest, step: bool = False) -> None:
+@lru_cache(maxsize=512)  # several renderers of a backend ask for the same nests
+def _refusal(nest: LoopNest, step: bool) -> str:
+    """Why no schedule can print a nest, or ""."""
+    try:
+        _try(nest, step)
+    except KevolveError as error:
+        return error.what
+    return ""
+
+
+def _try(nest: LoopNest, step: bool) -> None:
     """Raise UnsupportedError where a nest has what no schedule can print, by printing it."""
     dtypes: dict[str, tuple[int, str]] = {}
 

@@ -16,8 +16,9 @@ __all__ = ["Launch", "entry_text"]
 
 _HELPER = '''
 def _laid_out(tensor, strides):
-    """`tensor` with the strides the kernels were compiled for."""
-    if tensor.stride() == strides:
+    """`tensor` with the strides the kernels were compiled for, but for those of dimensions of size 1."""
+    given = tensor.stride()
+    if given == strides or all(n == 1 or s == t for n, s, t in zip(tensor.shape, given, strides)):
         return tensor
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 '''

@@ -17,7 +17,7 @@ from kevolve_core.model import Candidate
 from kevolve_core.space import Point, Space
 from kevolve_nvidia.cudacpp.operators import HELPERS
 from kevolve_nvidia.cudacpp.rows import RowKernel, check_nest, print_rows
-from kevolve_nvidia.cudacpp.schedule import row_schedule, row_space
+from kevolve_nvidia.cudacpp.schedule import crosses, row_schedule, row_space
 
 __all__ = ["CudaRenderer", "cuda_space"]
 
@@ -62,10 +62,14 @@ class CudaRenderer:
         return ""
 
     def declines(self, programs: Sequence[Program]) -> str:
-        """See `kevolve_core.interfaces.Selective`: without a kernel of its own."""
-        return (
-            "" if any(True for p in programs for _ in p.nests()) else "only library calls are left to print"
-        )
+        """See `kevolve_core.interfaces.Selective`: without a kernel of its own, or where channels-last memory
+        makes a nest read along its rows, which threads of a row cannot do together."""
+        if not any(True for p in programs for _ in p.nests()):
+            return "only library calls are left to print"
+        ordered = any(s.order for p in programs for s in p.steps if isinstance(s, LibraryCall))
+        if ordered and any(crosses(nest) for p in programs for nest in p.nests()):
+            return "a nest runs across memory"
+        return ""
 
     def render(
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]

@@ -13,7 +13,7 @@ from kevolve_core.languages.triton.render.tiling import Tiling, expressions, til
 from kevolve_core.languages.triton.render.words import power_of_two
 from kevolve_core.space import Constraint, Parameter, Space
 
-__all__ = ["WIDEST_ROW", "RowSchedule", "default_rows", "row_schedule", "row_space"]
+__all__ = ["WIDEST_ROW", "RowSchedule", "crosses", "default_rows", "row_schedule", "row_space"]
 
 #: A row that one block of 1024 threads holds with 64 values a thread (of 255 registers); `estimated`.
 WIDEST_ROW = 1024 * 64
@@ -74,6 +74,19 @@ def _unit_columns(nest: LoopNest, tiling: Tiling) -> bool:
         for access in (*accesses, *((s,) if isinstance(s, Store) else ())):
             form = affine(access.index[-1]) if access.index else None
             if form is not None and form[1].get(last) == 1:
+                return True
+    return False
+
+
+def crosses(nest: LoopNest) -> bool:
+    """Whether some access runs along memory with another axis than the columns, which cross it."""
+    tiling = tiling_of(nest)
+    last = tiling.cols[-1].name if tiling.cols else ""
+    for s in nest.body:
+        accesses = [e for x in expressions(s) for e in walk(x) if isinstance(e, Load)]
+        for access in (*accesses, *((s,) if isinstance(s, Store) else ())):
+            form = affine(access.index[-1]) if access.index else None
+            if form is not None and 1 in form[1].values() and form[1].get(last, 0) > 1:
                 return True
     return False
 

@@ -110,12 +110,14 @@ class CuteRenderer:
         print."""
         return self._triton.render(spec, programs, choices)
 
-    def _claimed(self, step: Step, program: Program, point: Point) -> Foreign | None:
-        if not isinstance(step, LibraryCall) or point.get("implementation", "generated") != "generated":
-            return None
+    def _claimed(self, step: Step, program: Program, point: Point) -> Foreign | Point:
+        if not isinstance(step, LibraryCall) or not is_matrix_product(step):
+            return point
+        if point.get("implementation", "generated") != "generated":
+            return point
         c = _fits(step, program.buffers)
-        if c is None:
-            return None
+        if c is None:  # the tile of the point is none of Triton's
+            return {**point, "implementation": "library"}
         nest = None if step.epilogue is None else fused_nest(c, step.epilogue, program)
         try:
             after = None if nest is None else print_epilogue(c, nest, program.buffers)
