@@ -75,7 +75,8 @@ def _schema(call: LibraryCall) -> tuple[str, Any]:
     for candidate in overloads:
         schema = getattr(packet, candidate)._schema
         known = {a.name for a in schema.arguments}
-        if set(call.attributes) <= known and "out" not in known:
+        writes = any(a.is_out for a in schema.arguments)  # an argument may be called `out` and be read
+        if set(call.attributes) <= known and not writes:
             return f"{packet_name}.{candidate}", schema
     raise UnsupportedError(
         f"no overload of {call.op} takes {sorted(call.attributes)}", where=f"step {call.name}"

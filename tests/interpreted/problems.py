@@ -134,6 +134,18 @@ PROBLEMS: Mapping[str, Problem] = {
         lambda: [torch.rand(5, 9, dtype=torch.float64) * 1e-6],
         {"default": {}},
     ),
+    "gamma of float64": Problem(
+        lambda x: torch.lgamma(x), lambda: [torch.rand(5, 9, dtype=torch.float64) * 20 + 0.1], {"default": {}}
+    ),
+    "half precision from float64": Problem(
+        lambda x: (x.double() / 3).to(torch.bfloat16), _normal((5, 9), dtype=torch.bfloat16), {"default": {}}
+    ),
+    "lengths of special values": Problem(
+        torch.hypot, lambda: [_special(6, 40)()[0], _special(6, 40)()[0].flip(1)], {"default": {}}
+    ),
+    "bytes inverted": Problem(
+        torch.bitwise_not, lambda: [torch.arange(45, dtype=torch.uint8).reshape(5, 9)], {"default": {}}
+    ),
     "floors of special quotients": Problem(
         torch.floor_divide, lambda: [_special(6, 40)()[0], _special(6, 40)()[0].flip(1)], {"default": {}}
     ),

@@ -152,6 +152,14 @@ HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     return tl.where((tl.abs(by) == float("inf")) & (tl.abs(wide) != float("inf")), wide, r)''',
         ("_trunc",),
     ),
+    "_hypot": (
+        '''def _hypot(a, b):
+    """Length of (a, b) through float64; infinite beside NaN too, as C has it."""
+    x, y = a.to(tl.float64), b.to(tl.float64)
+    infinite = (tl.abs(x) == float("inf")) | (tl.abs(y) == float("inf"))
+    return tl.where(infinite, float("inf"), tl.sqrt(x * x + y * y))''',
+        (),
+    ),
     "_remainder_float": (
         '''def _remainder_float(a, b):
     """Remainder with the divisor's sign."""
@@ -304,8 +312,9 @@ HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
         shifted = tl.where(z < 8.0, shifted + 1.0, shifted)
     w = 1.0 / shifted
     v = w * w
-    series = w * (1.0 / 12.0 - v * (1.0 / 360.0 - v * (1.0 / 1260.0 - v * (1.0 / 1680.0))))
-    y = (shifted - 0.5) * tl.log(shifted) - shifted + 0.9189385332046727 + series - tl.log(product)
+    series = 1.0 / 1188.0 - v * (691.0 / 360360.0 - v * (1.0 / 156.0 - v * (3617.0 / 122400.0)))
+    series = w * (1.0 / 12.0 - v * (1.0 / 360.0 - v * (1.0 / 1260.0 - v * (1.0 / 1680.0 - v * series))))
+    y = (shifted - 0.5) * (tl.log(shifted) - 1.0) + 0.4189385332046727 + series - tl.log(product)
     turn = wide - tl.floor(wide)
     reflected = 1.1447298858494002 - tl.log(tl.abs(tl.sin(3.141592653589793 * turn))) - y
     pole = (wide <= 0) & (tl.floor(wide) == wide)

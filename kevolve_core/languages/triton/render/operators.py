@@ -45,7 +45,8 @@ def operator_text(e: Op, args: Sequence[Text], helper: Helper) -> tuple[str, boo
     if name == "logical_not" or (name == "bitwise_not" and kind == "bool"):
         return f"{_plain_int(args[0])} == 0", False
     if name == "bitwise_not":
-        return f"~{args[0].operand}", False
+        # Not by `~`: in the interpreter that is an xor with -1, which uint8 lacks.
+        return (f"{args[0].operand} ^ 255" if e.dtype == "uint8" else f"~{args[0].operand}"), False
     if name in _COMPARISONS:
         left, right = (_plain_int(a) if a.dtype == "bool" else a.operand for a in args)
         return f"{left} {_INFIX[name]} {right}", False
@@ -84,7 +85,8 @@ def _cast(e: Op, a: Text) -> tuple[str, bool]:
     if to == "bool":
         return (a.source, a.atom) if source == "bool" else (f"{a.operand} != 0", False)
     if to in ("float16", "bfloat16"):
-        return f"{a.operand}.to({TRITON_TYPES[to]}).to(tl.float32)", True
+        by = ".to(tl.float32)" if source == "float64" else ""  # as PyTorch goes; targets lack the direct way
+        return f"{a.operand}{by}.to({TRITON_TYPES[to]}).to(tl.float32)", True
     if to in ("uint8", "int8", "int16") and source in _FLOATS:
         return f"{a.operand}.to(tl.int32).to({TRITON_TYPES[to]})", True
     if source in ("float16", "bfloat16") and to == "float32":
@@ -179,8 +181,7 @@ def _float(e: Op, args: Sequence[Text], helper: Helper) -> tuple[str, bool]:
         negative = f"({b} < 0) | (({b} == 0) & (1.0 / {args[1].operand} < 0))"
         return f"tl.where({negative}, -tl.abs({a}), tl.abs({a}))", True
     if name == "hypot":
-        x, y = (f"{t.operand}.to(tl.float64)" for t in args)
-        return f"tl.sqrt({x} * {x} + {y} * {y}){back}", True
+        return f"{helper('_hypot')}({_tensor(args[0], e)}, {_tensor(args[1], e)}){back}", True
     if name == "pow":
         return _power(e, args, helper, back)
     if name in ("fmod", "remainder", "floordiv"):
