@@ -148,6 +148,7 @@ class Pipeline:
             "correct": True, "libraries": winner["libraries"],
             "generated_correct": is_generated(winner["libraries"]), "language": candidate.language,
             "genome": dict(candidate.genome or {}).get("steps"), "baselines_s": times,
+            "rewrites": dict(candidate.origin.notes).get("rewrites", "") if candidate.origin else "",
             "candidate_s": median(own), "best_baseline": best, "ratio": ratios[best].value,
             "interval": [ratios[best].low, ratios[best].high], "rounds": len(own), "evidence": "measured",
             "ratio_to": {name: r.value for name, r in ratios.items()},

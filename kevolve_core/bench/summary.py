@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FAST_P", "markdown", "summary"]
+__all__ = ["FAST_P", "markdown", "sitting", "summary"]
 
 #: Thresholds of fast_p: the share of problems solved correctly and more than p times as fast as the baseline
 #: (KernelBench, arXiv 2502.10517).
@@ -42,6 +42,8 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found["timed"] = len(timed)
         found["baseline_delivered"] = sum(r.get("delivered") == "baseline" for r in rows)
         found["geomean"] = _geomean([r["ratio"] for r in timed])
+        delivered = [r["ratio"] if r.get("delivered") == "candidate" else 1.0 for r in timed]
+        found["geomean_delivered"] = _geomean(delivered)
         for name in sorted({n for r in timed for n in r.get("ratio_to", {})}):
             values = [r["ratio_to"][name] for r in timed if name in r.get("ratio_to", {})]
             found[f"geomean_to_{name}"] = _geomean(values)
@@ -50,6 +52,20 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             str(p): sum(bool(r.get("correct")) and r["ratio"] > p for r in timed) / len(rows) for p in FAST_P
         }
     return found
+
+
+def sitting(rows: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    """What one sitting of a sweep did with its time: ``rows`` are those it added in ``seconds``. ``held`` is
+    the share in which some problem had the device for itself, ``timed`` that in which it ran timed calls."""
+    tried = sum(r.get("tried", 0) for r in rows)
+    return {
+        "problems": len(rows),
+        "candidates": tried,
+        "seconds": round(seconds, 1),
+        "candidates_per_s": round(tried / seconds, 3),
+        "held": round(sum(r.get("device_s", 0.0) for r in rows) / seconds, 3),
+        "timed": round(sum(r.get("timed_s", 0.0) for r in rows) / seconds, 3),
+    }
 
 
 def _geomean(values: Sequence[float]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kevolve_core.errors import ConfigError
 __all__ = ["bench"]
 
 _UNSOLVED = 1
+_SITTINGS = "sittings.jsonl"  # of a folder: what each sitting of a sweep did with its time
 
 
 @click.group()
@@ -79,7 +81,7 @@ def kernelbench(
     Exit code 0 when every problem that counts is solved correctly, 1 when some are not.
     """
     from kevolve_core.bench.kernelbench import ENVIRONMENT, BenchSettings, run_kernelbench
-    from kevolve_core.bench.summary import markdown, summary
+    from kevolve_core.bench.summary import markdown, sitting, summary
 
     if check_only and sweep:
         raise ConfigError("--check-only times nothing and --sweep does", mend="give one of them")
@@ -90,7 +92,10 @@ def kernelbench(
     target = folder or Path("kevolve-bench") / ("check" if check_only else "sweep" if sweep else "search")
     console = err() if as_json else out()
 
+    begun, added = time.monotonic(), list[dict[str, Any]]()
+
     def show(row: dict[str, Any], done: int, total: int) -> None:
+        added.append(row)
         word = "generated" if row["generated_correct"] else "library" if row["correct"] else "NOT SOLVED"
         ratio = f"  {row['ratio']:.2f}×" if row.get("ratio") else ""
         why = "" if row["correct"] else f"  {' '.join(row['reason'].split())[:110]}"
@@ -99,11 +104,22 @@ def kernelbench(
     rows = run_kernelbench(
         settings, target, registry=registry_of(plugins_file), device=device, jobs=jobs, on_row=show
     )
+    if sweep and added:
+        this = sitting(added, time.monotonic() - begun)
+        line = "{problems} problems, {candidates} candidates in {seconds:.0f} s ({candidates_per_s:.2f}/s); "
+        say(console, (line + "device held {held:.0%}, timing {timed:.0%}").format(**this))
+        with (target / _SITTINGS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(this) + "\n")
     command = f"kevolve {shlex.join(sys.argv[1:])}" if sys.argv[1:] else "kevolve bench kernelbench"
     totals = summary(rows)
     (target / "report.md").write_text(markdown(rows, "KernelBench", command), encoding="utf-8")
     found = json.loads((target / ENVIRONMENT).read_text(encoding="utf-8"))
-    report = {"rows": rows, "summary": {**totals, "command": command, "environment": found}}
+    sittings = (target / _SITTINGS).read_text(encoding="utf-8") if (target / _SITTINGS).exists() else ""
+    report = {
+        "rows": rows,
+        "summary": {**totals, "command": command, "environment": found,
+                    "sittings": [json.loads(line) for line in sittings.splitlines()]},
+    }  # fmt: skip
     (target / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     if as_json:
         click.echo(json.dumps({"rows": rows, "summary": totals}, indent=2))

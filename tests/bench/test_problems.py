@@ -10,7 +10,7 @@ import pytest
 from kevolve_core.bench.kernelbench import BenchSettings, read_rows, run_kernelbench
 from kevolve_core.bench.problems import find_problems, spec_of
 from kevolve_core.bench.shrink import Budget, cost_of, shrunk
-from kevolve_core.bench.summary import markdown, summary
+from kevolve_core.bench.summary import markdown, sitting, summary
 from kevolve_core.errors import ConfigError, SpecError
 
 LINEAR = """
@@ -144,6 +144,21 @@ def test_degenerate_problems_are_in_no_mean() -> None:
     assert pytest.approx(found["all"]["geomean"]) == 1.0
     assert pytest.approx(found["all"]["geomean_to_eager"]) == 2.0
     assert found["degenerate"]["total"] == 1
+
+
+def test_what_is_delivered_is_never_slower_than_the_baseline() -> None:
+    rows = [
+        {"id": "1/1", "correct": True, "ratio": 0.5, "delivered": "baseline"},
+        {"id": "1/2", "correct": True, "ratio": 4.0, "delivered": "candidate"},
+    ]
+    assert summary(rows)["all"]["geomean_delivered"] == pytest.approx(2.0)
+
+
+def test_a_sitting_says_what_share_of_its_time_the_device_had_work() -> None:
+    rows = [{"tried": 8, "device_s": 3.0, "timed_s": 0.5}, {"tried": 4, "device_s": 5.0, "timed_s": 0.5}]
+    assert sitting(rows, 10.0) == {
+        "problems": 2, "candidates": 12, "seconds": 10.0, "candidates_per_s": 1.2, "held": 0.8, "timed": 0.1,
+    }  # fmt: skip
 
 
 def test_fast_p_counts_what_is_not_solved() -> None:
