@@ -77,8 +77,11 @@ class PluginSource:
         return None if top is None else top if top.is_dir() else top.parent
 
     def fingerprint(self) -> str:
-        """Changes when the plugin's own files change; found without importing anything."""
+        """Changes when the plugin's own files change, with the package that a file is part of; found without
+        importing anything."""
         top = Path(self.file) if self.file else _top_level(self.module.partition(".")[0], self.folder)
+        if self.file and Path(self.file).with_name("__init__.py").exists():
+            top = Path(self.file).parent
         digest = hashlib.sha256(str(self).encode())
         for file in _python_files(top) if top else ():
             try:
