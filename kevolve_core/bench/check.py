@@ -1,5 +1,9 @@
-"""Correctness of the first proposal for a problem, with the evaluator's data, oracle and tolerance but in one
-process a core and without timing: a minute or two for hundreds of problems.
+"""Correctness of the first drafts for a problem, with the evaluator's data, oracle and tolerance but in one
+process a core and without timing: a few minutes for hundreds of problems.
+
+As in a run, a draft that is wrong is not the end: the next one may be, for instance, the same with its
+memory in another order. Parity is a bound on two errors that are both noise where a network is deep; a row
+says which drafts were wrong, and how.
 
 What it accepts is not yet evidence that the evaluator would accept it (the sandbox, guarded pages and the
 timing checks are missing); what it refuses, the evaluator refuses too.
@@ -74,59 +78,72 @@ class CheckRole:
         with torch.random.fork_rng():
             return {"source": shrunk(source, SCALES[scale], where)}, []
 
-    def op_check(self, spec: Any, seed: int, secret: int) -> tuple[Any, list[Any]]:
+    def op_check(self, spec: Any, seed: int, secret: int, drafts: int = 1) -> tuple[Any, list[Any]]:
         """A row for one spec: verdict, library calls, seconds. What the generator refuses, the compiler or
-        the tolerance, is in the row; crashes and hangs are the parent's to see."""
+        the tolerance, is in the row; crashes and hangs are the parent's to see. At most ``drafts`` are
+        judged."""
         wanted = from_plain(KernelSpec, spec)
         row: Checked = {"correct": False, "generated_correct": False, "reason": "", "libraries": []}
         try:
-            self._checked(wanted, seed, secret, row)
+            self._checked(wanted, seed, secret, drafts, row)
         except KevolveError as error:
             row["reason"] = row["reason"] or f"{type(error).__name__}: {error}"
         finally:
             self._runner.reset()
         return row, []
 
-    def _checked(self, spec: KernelSpec, seed: int, secret: int, row: Checked) -> None:
-        candidate = self._proposed(spec, seed, row)
-        row["declared"] = list(candidate.libraries)
-        if violations := check_candidate(candidate):
-            row["reason"] = f"rule violation: {violations[0]}"
-            return
+    def _checked(self, spec: KernelSpec, seed: int, secret: int, drafts: int, row: Checked) -> None:
+        generator = self._generator(spec, row)
+        for sequence in range(drafts):
+            row["reason"] = ""
+            candidate = self._proposed(generator, spec, seed, sequence, row)
+            row["declared"] = list(candidate.libraries)
+            if violations := check_candidate(candidate):
+                row["reason"] = f"rule violation: {violations[0]}"
+                return
+            self._tried(spec, candidate, seed, secret, row)
+            if not row["reason"]:
+                row["correct"] = True
+                row["generated_correct"] = is_generated(row["libraries"])
+                return
+            row.setdefault("wrong_drafts", []).append(row["reason"])
+
+    def _tried(self, spec: KernelSpec, candidate: Candidate, seed: int, secret: int, row: Checked) -> None:
         start = time.perf_counter()
-        case = spec.cases[0]
-        artifact = self._compiler.compile(candidate, spec, case, self._device.target)
+        artifact = self._compiler.compile(candidate, spec, spec.cases[0], self._device.target)
         row["compile_s"] = round(time.perf_counter() - start, 3)
         folder = self._materialised(candidate)
+        self._runner.reset()
         module = self._runner.load(artifact, folder)
+        row.pop("traced", None)
         for each in spec.cases:
             program = self._program(spec, each, seed, module, candidate)
             self._judge(spec, each, seed, secret, program, row)
             if row["reason"]:
                 return
-        row["correct"] = True
-        row["generated_correct"] = is_generated(row["libraries"])
 
-    def _proposed(self, spec: KernelSpec, seed: int, row: Checked) -> Candidate:
-        capture = 0.0
+    def _generator(self, spec: KernelSpec, row: Checked) -> SynthGenerator:
+        row["capture_s"] = 0.0
 
         def captured(given: KernelSpec, case: Case) -> Any:
-            nonlocal capture
             start = time.perf_counter()
             graph = graph_of(given, case)
-            capture += time.perf_counter() - start
+            row["capture_s"] = round(row["capture_s"] + time.perf_counter() - start, 3)
             row["nodes"] = len(graph.nodes)
             return graph
 
-        start = time.perf_counter()
-        generator = SynthGenerator(
+        return SynthGenerator(
             spec, self._renderers, self._backend.schedule_space, self._device, graph=captured
         )
+
+    def _proposed(
+        self, generator: SynthGenerator, spec: KernelSpec, seed: int, sequence: int, row: Checked
+    ) -> Candidate:
+        start = time.perf_counter()
         try:
-            (candidate,) = generator.propose_now(Proposal(spec, self._device, 0, seed), 1)
+            (candidate,) = generator.propose_now(Proposal(spec, self._device, sequence, seed), 1)
         finally:
-            row["capture_s"] = round(capture, 3)
-            row["first_proposal_s"] = round(time.perf_counter() - start, 3)
+            row.setdefault("first_proposal_s", round(time.perf_counter() - start, 3))
         row["steps"] = len(generator.programs()[0].steps)
         row["language"] = candidate.language
         return candidate

@@ -29,6 +29,7 @@ __all__ = ["ENVIRONMENT", "BenchSettings", "Row", "read_rows", "run_kernelbench"
 Row = dict[str, Any]
 #: Scales of `kevolve_core.bench.shrink.SCALES`, named here so that the command line need not import torch.
 SCALE_NAMES = ("tiny", "small", "full")
+_DRAFTS = 3  # judged at most where nothing is timed
 _ROWS, _SETTINGS = "rows.jsonl", "settings.json"
 #: File of the folder with the latest sitting's device, versions, commit and date.
 ENVIRONMENT = "environment.json"
@@ -42,7 +43,7 @@ class BenchSettings:
         root: the checkout.
         levels: of problems.
         scale: ``tiny``, ``small`` or ``full`` (see `SCALES`).
-        check_only: correctness of the first proposal only, nothing is timed.
+        check_only: correctness of the first drafts only, nothing is timed.
         sweep: candidates a problem through the pipeline (see `kevolve_core.bench.pipeline`) in place of a
             search; 0 for none.
         budget: of the search on one problem, as `evolve` takes it.
@@ -194,7 +195,8 @@ def _row(
         if pipeline is not None:
             return row | pipeline.row(problem, spec, checker)
         secret = int.from_bytes(hashlib.sha256(f"{problem.id}/{settings.seed}".encode()).digest()[:6], "big")
-        found = checker.call("check", {"spec": to_plain(spec), "seed": settings.seed, "secret": secret})
+        wanted = {"spec": to_plain(spec), "seed": settings.seed, "secret": secret, "drafts": _DRAFTS}
+        found = checker.call("check", wanted)
         row.update(found)
         if not settings.check_only:
             row.update(_searched(spec, settings, where, out / "runs" / problem.id.replace("/", "_")))

@@ -31,6 +31,8 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "correct": sum(bool(r.get("correct")) for r in rows),
         "generated_correct": sum(bool(r.get("generated_correct")) for r in rows),
     }
+    if wrong := sum(bool(r.get("wrong_drafts")) for r in rows):
+        found["wrong_first_draft"] = wrong
     captures = [r["first_proposal_s"] for r in rows if "first_proposal_s" in r]
     if captures:
         found["slowest_first_proposal_s"] = max(captures)

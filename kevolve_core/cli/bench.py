@@ -43,7 +43,7 @@ def _levels(_ctx: Any, _param: Any, value: str) -> tuple[int, ...]:
 @click.option("--scale", default="small", show_default=True, metavar="SCALE",
               help="tiny, small or full: how far module-level sizes are halved.")  # fmt: skip
 @click.option("--budget", default="20s", show_default=True, help="Of the search on each problem.")
-@click.option("--check-only", is_flag=True, help="Check each first proposal; time nothing.")
+@click.option("--check-only", is_flag=True, help="Check the first drafts; time nothing.")
 @click.option(
     "--sweep",
     default=0,
