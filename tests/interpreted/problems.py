@@ -197,6 +197,13 @@ PROBLEMS: Mapping[str, Problem] = {
     "depthwise convolution": _module(lambda: torch.nn.Conv2d(6, 6, 3, groups=6), 2, 6, 9, 11),
     "exp": _unary(torch.exp, -80.0, 80.0),
     "expm1 and log1p": _unary(lambda x: (torch.expm1(x), torch.log1p(x * 0.3))),
+    "softplus, mish and elu": _unary(
+        lambda x: (F.softplus(x), F.mish(x), F.elu(x), torch.log1p(torch.exp(x))), -30.0, 30.0
+    ),
+    "edges of expm1 and log1p": Problem(
+        lambda x: (torch.log1p(x), torch.expm1(x)),
+        lambda: [torch.tensor([-2.0, -1.0, -0.0, 0.0, 1e-38, 89.0, 3e38, float("inf"), float("nan")])],
+    ),
     "tanh and sigmoid": _unary(lambda x: (torch.tanh(x), torch.sigmoid(x))),
     "logarithms": _unary(lambda x: (torch.log(x), torch.log2(x), torch.log10(x)), 1e-3, 50.0),
     "trigonometry": _unary(lambda x: (x.sin(), x.cos(), x.tan(), x.atan()), -1.4, 1.4),

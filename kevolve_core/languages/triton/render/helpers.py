@@ -58,17 +58,33 @@ HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "_expm1": (
         '''def _expm1(x):
-    """exp(x) - 1 of float32, 2 ulp."""
-    y = tl.exp(x.to(tl.float64)) - 1.0
-    return tl.where(tl.abs(x) < 1e-6, x, y.to(tl.float32))''',
+    """exp(x) - 1 of float32, 2 ulp: a polynomial (Taylor) within half of log(2), put back by powers of 2."""
+    n = tl.floor(x * 1.4426950408889634 + 0.5)
+    r = tl.fma(n, 2.12194440e-4, tl.fma(n, -0.693359375, x))
+    p = ((1.984126984e-4 * r + 1.388888889e-3) * r + 8.333333333e-3) * r + 4.166666667e-2
+    p = ((p * r + 1.666666667e-1) * r + 0.5) * r * r + r
+    scale = tl.exp2(n)
+    y = tl.where(n == 0, p, scale * p + (scale - 1.0))
+    return tl.where(tl.abs(x) < 88.0, y, tl.exp(x) - 1.0)''',
         (),
     ),
     "_log1p": (
         '''def _log1p(x):
-    """log(1 + x) of float32, 2 ulp."""
-    wide = x.to(tl.float64)
-    y = tl.log(1.0 + wide).to(tl.float32)
-    return tl.where(tl.abs(x) < 1e-6, x - 0.5 * x * x, y)''',
+    """log(1 + x) of float32, 1 ulp (FreeBSD, s_log1pf.c): 1 + x is a power of 2 times 1 + f near 1, and what
+    the sum lost is put back."""
+    whole = 1.0 + x
+    bits = whole.to(tl.int32, bitcast=True) + 4913933
+    n = (bits >> 23) - 127
+    f = ((bits & 0x7FFFFF) + 1060439283).to(tl.float32, bitcast=True) - 1.0
+    lost = tl.where(n >= 2, 1.0 - (whole - x), x - (whole - 1.0))
+    s = f / (2.0 + f)
+    z = s * s
+    r = z * (0.66666662693 + z * (0.40000972152 + z * (0.28498786688 + z * 0.24279078841)))
+    h = 0.5 * f * f
+    k = n.to(tl.float32)
+    y = s * (h + r) + (k * 9.0580006145e-06 + lost / whole) - h + f + k * 6.9313812256e-01
+    y = tl.where(tl.abs(x) < 1e-4, x - 0.5 * x * x, y)
+    return tl.where((x > -1.0) & (x < float("inf")), y, tl.log(whole))''',
         (),
     ),
     "_log1p_wide": (
