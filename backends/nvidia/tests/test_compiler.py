@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import attrs
 import pytest
 
-from kevolve_core.errors import CompileError, UnsupportedError
+from kevolve_core.errors import CompileError, UnsupportedError, WorkerError
 from kevolve_core.model import Candidate
 from kevolve_nvidia.compiler import NvidiaCompiler
-from kevolve_nvidia.facts import target_of
+from kevolve_nvidia.facts import compile_only, target_of
+from kevolve_nvidia.settings import Settings
 
 from .conftest import CUDA, SPEC, TRITON, cuda_candidate, triton_candidate
 
@@ -82,3 +85,10 @@ def test_a_ptx_file_is_assembled(compiler: NvidiaCompiler) -> None:
 def test_a_language_of_another_backend_is_unsupported(compiler: NvidiaCompiler) -> None:
     with pytest.raises(UnsupportedError, match="compiles no such language"):
         compiler.compile(Candidate({"k.py": ""}, "k.py", "cpp"), SPEC, MAIN, target_of("sm_90a"))
+
+
+def test_a_stopped_compiler_starts_no_worker_in_place_of_those_it_lost(tmp_path: Path) -> None:
+    stopped = NvidiaCompiler(Settings(cache_dir=str(tmp_path), compile_workers=1), compile_only("sm_90a"))
+    stopped.close()
+    with pytest.raises(WorkerError, match="was stopped"):
+        stopped.compile(cuda_candidate(), SPEC, MAIN, target_of("sm_90a"))

@@ -65,6 +65,7 @@ class BuildPool:
     _started: int = field(init=False, default=0)
     _lock: Lock = field(init=False, factory=Lock)
     _all: list[WorkerProcess] = field(init=False, factory=list)
+    _closed: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         atexit.register(self.close)
@@ -128,6 +129,8 @@ class BuildPool:
             raise
 
     def _start(self, number: int) -> WorkerProcess:
+        if self._closed:  # a build that was running starts no worker in place of the one it lost
+            raise WorkerError("the compiler was stopped")
         return WorkerProcess(
             "kevolve_nvidia.building:BuildRole",
             {},
@@ -140,7 +143,8 @@ class BuildPool:
         )
 
     def close(self) -> None:
-        """Stop the workers and remove their folder. Safe to call again."""
+        """Stop the workers for good and remove their folder. Safe to call again."""
+        self._closed = True
         for worker in self._all:
             worker.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
