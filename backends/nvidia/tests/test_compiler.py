@@ -3,7 +3,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from kevolve_core.errors import CompileError, UnsupportedError, WorkerError
+from kevolve_core.errors import CompileError, KevolveError, UnsupportedError
 from kevolve_core.model import Candidate
 from kevolve_nvidia.compiler import NvidiaCompiler
 from kevolve_nvidia.facts import compile_only, target_of
@@ -90,5 +90,5 @@ def test_a_language_of_another_backend_is_unsupported(compiler: NvidiaCompiler) 
 def test_a_stopped_compiler_starts_no_worker_in_place_of_those_it_lost(tmp_path: Path) -> None:
     stopped = NvidiaCompiler(Settings(cache_dir=str(tmp_path), compile_workers=1), compile_only("sm_90a"))
     stopped.close()
-    with pytest.raises(WorkerError, match="was stopped"):
+    with pytest.raises(KevolveError, match="was stopped"):
         stopped.compile(cuda_candidate(), SPEC, MAIN, target_of("sm_90a"))

@@ -130,7 +130,7 @@ class BuildPool:
 
     def _start(self, number: int) -> WorkerProcess:
         if self._closed:  # a build that was running starts no worker in place of the one it lost
-            raise WorkerError("the compiler was stopped")
+            raise KevolveError("the compiler was stopped")
         return WorkerProcess(
             "kevolve_nvidia.building:BuildRole",
             {},
