@@ -1,8 +1,8 @@
 """From nothing to a conformant backend, as a vendor would: wheels, a clean environment, a scaffold, a search.
 
     python tools/vendor_check.py              # third-party packages are those of this environment
-    python tools/vendor_check.py --clean      # everything from the package index, torch pinned by
-    constraints.txt
+    python tools/vendor_check.py --clean      # everything from the package index, torch as in constraints.txt
+    python tools/vendor_check.py --types      # mypy --strict on the scaffold as well
 
 Builds core's wheel, makes a virtual environment with no source tree in reach, scaffolds a backend with the
 `kevolve` installed there, builds and installs that one's wheel, removes its source, runs the conformance kit
@@ -167,7 +167,7 @@ def check(
     project = env.workdir / f"kevolve-{NAME}"
     steps.step("kevolve plugin new", lambda: env.run("kevolve", "plugin", "new", NAME, "--out", project))
     if types:
-        steps.step("mypy --strict", lambda: _types(env, project))
+        steps.step("mypy --strict", lambda: _types(env, project, clean))
     steps.step("build and install its wheel", lambda: _install_backend(env, project, clean))
     steps.step("kevolve plugins list", lambda: _ready(env))
     steps.step("kevolve conformance", lambda: _conformance(env, tiers))
@@ -203,9 +203,10 @@ def _install_backend(env: Environment, project: Path, clean: bool) -> None:
     project.rename(env.workdir.parent / "moved-away")
 
 
-def _types(env: Environment, project: Path) -> None:
+def _types(env: Environment, project: Path, clean: bool) -> None:
     options = ["--strict", f"--python-executable={env.python}", f"--cache-dir={env.workdir / 'types'}"]
-    run([sys.executable, "-m", "mypy", *options, "src", "tests"], cwd=project)
+    folders = ["src"] if clean else ["src", "tests"]  # pytest comes with the scaffold's extra `test`
+    run([sys.executable, "-m", "mypy", *options, *folders], cwd=project)
 
 
 def _ready(env: Environment) -> None:
@@ -238,6 +239,7 @@ def main() -> int:
     parser.add_argument("--clean", action="store_true", help="take every package from the package index")
     parser.add_argument("--tier", type=int, action="append", default=[], help="0, 1, 2; or as claimed")
     parser.add_argument("--budget", default="4c", help="of the search (4c)")
+    parser.add_argument("--types", action="store_true", help="let mypy --strict read the scaffold too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kevolve-vendor-") as folder:
         try:
@@ -246,7 +248,7 @@ def main() -> int:
                 clean=given.clean,
                 tiers=given.tier,
                 budget=given.budget,
-                types=True,
+                types=given.types,
                 tell=lambda line: print(line, flush=True),
             )
         except StepError as error:
