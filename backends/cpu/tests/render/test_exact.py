@@ -49,6 +49,20 @@ def test_only_products_of_more_than_one_statement_are_kept_from_fusing() -> None
     )
 
 
+def normalised_twice(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    twice = torch.cat([x, x], 0)
+    unit = twice / (twice.norm(dim=1, keepdim=True) + 1.0)
+    less = -(unit * 0.5 + 1.0)
+    return less + unit, less
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [*range(1, 10), 33, 130])
+def test_a_product_kept_from_fusing_is_right_in_every_lane(n: int, dtype: torch.dtype) -> None:
+    x = torch.randn(2, n, 1, dtype=dtype)
+    torch.testing.assert_close(computed(normalised_twice, x), normalised_twice(x), rtol=1e-6, atol=1e-6)
+
+
 def test_the_products_of_a_long_chain_are_numbered_without_repeating_work() -> None:
     def chain(x: torch.Tensor) -> torch.Tensor:
         for _ in range(60):

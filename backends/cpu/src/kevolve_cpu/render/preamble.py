@@ -54,12 +54,26 @@ inline void store(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof v
     ),
     "rounded": (
         """// A product as it is in memory: never one operation with the addition after it. GCC fuses across
-// statements, but not out of this; Clang only within an expression.
-#if defined(__clang__) || __GNUC__ < 12
-template <class V> inline V rounded(V x) { return x; }
+// statements, but not across this; Clang only within an expression. (GCC 12 loses lanes of
+// __builtin_assoc_barrier where it vectorizes a loop of two.)
+template <class V> inline V rounded(V x) {
+#ifndef __clang__
+#if defined(__AVX512F__)
+    [[maybe_unused]] constexpr unsigned widest = 64;
+#elif defined(__AVX__)
+    [[maybe_unused]] constexpr unsigned widest = 32;
 #else
-template <class V> inline V rounded(V x) { return __builtin_assoc_barrier(x); }
-#endif""",
+    [[maybe_unused]] constexpr unsigned widest = 16;
+#endif
+#if defined(__x86_64__)
+    if constexpr (sizeof x <= widest) { asm("" : "+x"(x)); return x; }
+#elif defined(__aarch64__)
+    if constexpr (sizeof x <= widest) { asm("" : "+w"(x)); return x; }
+#endif
+    asm("" : "+m"(x));
+#endif
+    return x;
+}""",
         (),
     ),
     "stream": (
