@@ -36,13 +36,15 @@ def environment(device: str, more: Mapping[str, Any] | None = None) -> dict[str,
 
 
 def commit() -> str:
-    """The commit of this source tree, or for a copy without its history ``KEVOLVE_COMMIT`` of the
-    environment; ``unknown`` where neither is there."""
+    """``KEVOLVE_COMMIT`` of the environment, which whoever carries a copy without its history sets; else the
+    commit of this source tree; ``unknown`` where neither is there."""
+    if given := os.environ.get("KEVOLVE_COMMIT"):
+        return given
     try:
         done = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"],
             capture_output=True, text=True, cwd=Path(__file__).parent, check=False,
         )  # fmt: skip
     except OSError:
-        return os.environ.get("KEVOLVE_COMMIT", "unknown")
-    return done.stdout.strip() or os.environ.get("KEVOLVE_COMMIT", "unknown")
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kevolve_core.bench.environment import commit
 from kevolve_core.bench.kernelbench import BenchSettings, read_rows, run_kernelbench
 from kevolve_core.bench.problems import find_problems, spec_of
 from kevolve_core.bench.shrink import Budget, cost_of, shrunk
@@ -169,3 +170,8 @@ def test_the_report_says_what_failed_and_what_the_library_solved() -> None:
     text = markdown(ROWS, "KernelBench", "kevolve bench")
     assert "- 2/1 n: wrong" in text
     assert "- 1/2 n: aten::sort" in text
+
+
+def test_a_copy_says_which_commit_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEVOLVE_COMMIT", "abc1234")
+    assert commit() == "abc1234"
