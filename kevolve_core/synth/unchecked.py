@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,14 +72,23 @@ UNCHECKED: dict[Any, Callable[..., Any]] = {
 }
 
 
+_lock = threading.Lock()
+_capturing: list[bool] = []  # the default before the first of the captures under way, once for each
+
+
 @contextmanager
 def unvalidated() -> Iterator[None]:
-    """`torch.distributions` does not look at its parameters and samples."""
+    """`torch.distributions` does not look at its parameters and samples, until the last capture that several
+    threads may have under way has ended."""
     from torch.distributions import Distribution
 
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
+    with _lock:
+        _capturing.append(_capturing[0] if _capturing else Distribution._validate_args)
+        Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(before)
+        with _lock:
+            before = _capturing.pop()
+            if not _capturing:
+                Distribution.set_default_validate_args(before)

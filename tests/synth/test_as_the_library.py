@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from kevolve_core.ir import LibraryCall
 from kevolve_core.synth.capture import capture
 from kevolve_core.synth.interpret import run_program
+from kevolve_core.synth.unchecked import unvalidated
 
 Check = Callable[..., Any]
 Reference = Callable[..., torch.Tensor]
@@ -49,10 +50,25 @@ def test_a_function_that_looks_at_values_only_to_refuse_is_captured(check: Check
     check(function, inputs())
 
 
-def test_distributions_look_at_their_parameters_again_after_a_capture() -> None:
+def test_distributions_look_at_their_parameters_again_after_a_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # torch.compile turns it off for its process.
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     capture(lambda x: torch.distributions.Normal(x, x.exp()).mean, [_rows()])
     with pytest.raises(ValueError, match="to satisfy the constraint"):
         torch.distributions.Normal(_rows(), -torch.ones(7, 9))
+
+
+def test_captures_that_overlap_leave_the_validation_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+    first, second = unvalidated(), unvalidated()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.distributions.Distribution._validate_args
+    second.__exit__(None, None, None)
+    assert torch.distributions.Distribution._validate_args
 
 
 SAMPLED = [
