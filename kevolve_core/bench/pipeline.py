@@ -70,9 +70,9 @@ class Pipeline:
         getattr(self._compiler, "close", lambda: None)()
 
     def close(self) -> None:
-        """Stop the threads, and the compiler's workers where it has some."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        getattr(self._compiler, "close", lambda: None)()
+        """`stop`, and wait for builds that are running."""
+        self.stop()
+        self._threads.shutdown(wait=True)
 
     def row(self, problem: Problem, spec: KernelSpec, worker: Checker) -> Row:
         """The measured row of one problem.

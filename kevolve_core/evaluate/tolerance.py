@@ -174,25 +174,26 @@ def compare(
         if not all_finite:
             own_part = None if own is None else BaselineLeaf(0.0, own[k])
             mismatch = _compare_nonfinite(o, r.to(o.dtype), own_part)
-            if mismatch is not None and mismatch.index is not None:
-                return evolve(mismatch, index=_unravel(start + mismatch.index[0], out.shape))
+            if mismatch is not None:
+                (at,) = mismatch.index or (0,)
+                return evolve(mismatch, index=_unravel(start + at, out.shape))
         bounds = None
         if precision.policy == "relaxed":
             bounds = r.abs().nan_to_num_(0.0, 0.0).mul_(precision.rtol).add_(precision.atol)
-        elif worst_error > bound:
+        elif not worst_error <= bound:  # a bound that is NaN lets nothing pass
             units = _is_rms(reference) if units is None else units
             bounds = _own_units(o.dtype, r, bound).add_(bound) if units else torch.full_like(error, bound)
         if bounds is not None:
             excess = error - bounds
-            at = int(excess.argmax())
-            if float(excess[at]) > max(0.0, excess_of_worst):
+            at = int(excess.argmax())  # of a NaN, where there is one
+            if not float(excess[at]) <= excess_of_worst:
                 excess_of_worst = float(excess[at])
                 worst = Mismatch(
                     "values differ from the float64 reference by more than the tolerance",
                     _unravel(start + at, out.shape), o[at].item(), r[at].item(), float(error[at]),
                     bound if precision.policy == "parity" else float(bounds[at]),
                 )  # fmt: skip
-            wrong_elements += int((excess > 0).sum())
+            wrong_elements += int((~(excess <= 0)).sum())
         start += o.numel()
     return None if worst is None else evolve(worst, wrong_elements=wrong_elements)
 

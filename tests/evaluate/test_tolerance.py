@@ -169,3 +169,13 @@ def test_an_infinity_in_the_last_part_of_a_large_leaf_is_found(monkeypatch: pyte
     mismatch = compare(value, reference, None, Precision())
     assert mismatch is not None
     assert mismatch.index == (4, 11)
+
+
+@pytest.mark.parametrize("policy", ["parity", "relaxed"])
+def test_a_bound_that_is_no_number_lets_nothing_pass(policy: str) -> None:
+    reference = torch.ones(5, 13, dtype=torch.float64)
+    value = torch.ones(5, 13)
+    value[3, 7] = 2.0
+    precision = Precision(policy, rtol=math.nan, atol=0.0)
+    mismatch = compare(value, reference, None, precision, scale=math.nan)
+    assert mismatch is not None

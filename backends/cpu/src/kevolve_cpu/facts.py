@@ -70,8 +70,8 @@ def host_facts() -> dict[str, Any]:
         "llc_bytes": max(known.values(), default=FALLBACK_LLC_BYTES),
         "llc_evidence": "measured" if known else "estimated",
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        # oneDNN has kernels for both and repacks other orders inside a call. Channels last was up to four
-        # times as fast on whole networks (two cores with AVX-512), and slower for a convolution alone.
+        # oneDNN has kernels for both and repacks other orders inside a call: channels last gains on whole
+        # networks and loses on a convolution alone. `estimated`, from single runs on two cores.
         "convolution_layouts": ["channels_last", "contiguous"],
         "convolution_converts": True,
         "transparent_hugepages": _chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),

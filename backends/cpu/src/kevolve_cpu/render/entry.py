@@ -8,20 +8,18 @@ from attrs import define, field, frozen
 
 from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_core.languages.hostcode import call_text, dispatch_text, literal, result_text, view_text
+from kevolve_core.languages.hostcode import (
+    LAID_OUT,
+    call_text,
+    dispatch_text,
+    literal,
+    result_text,
+    view_text,
+)
 from kevolve_cpu.render.library import row_operands
 from kevolve_cpu.render.printer import identifier
 
 __all__ = ["Launch", "entry_text"]
-
-_HELPER = '''
-def _laid_out(tensor, strides):
-    """`tensor` with the strides the kernels were compiled for, but for those of dimensions of size 1."""
-    given = tensor.stride()
-    if given == strides or all(n == 1 or s == t for n, s, t in zip(tensor.shape, given, strides)):
-        return tensor
-    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
-'''
 
 
 @frozen
@@ -204,7 +202,7 @@ def entry_text(
         parts[0] += "from kevolve_core.native import load_native\n"
     constants = _constants(programs, names)
     parts.append("\n".join([*opened, *constants]) + "\n" if opened or constants else "")
-    parts.append(_HELPER)
+    parts.append(LAID_OUT)
     functions: list[str] = []
     for p, steps, (variable, _, _) in zip(programs, launches, modules, strict=True):
         function = f"_{identifier(p.case)}"
