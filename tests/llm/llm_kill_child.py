@@ -44,7 +44,8 @@ def main(run: str, url: str) -> None:
 
         os.replace = replace  # type: ignore[assignment]
     log.touch()
-    settings = settings_for(url)
+    # No attempt may be given up for the machine being busy: it would be paid for again without a kill.
+    settings = settings_for(url, stall_timeout_s=60)
     search(Path(run), generator(settings), settings, executor=Executor(judged), budget=Budget(candidates=12))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -62,8 +63,17 @@ def answered(server: ScriptedServer) -> Counter[str]:
 def on_their_way(run: Path) -> set[str]:
     """Requests without a reply on disk at the kill."""
     noted = {f"kevolve-{note.name[:40]}" for note in run.glob("llm/flying/*.json")}
-    there = {f"kevolve-{call.name.removeprefix('.')[:40]}" for call in run.glob("llm/calls/??/*")}
-    return noted - there
+    there = {call.name.removeprefix(".")[:40] for call in run.glob("llm/calls/??/*") if whole(call)}
+    return noted - {f"kevolve-{key}" for key in there}
+
+
+def whole(call: Path) -> bool:
+    """Whether the kill left all of a call's file: half a file is not taken over."""
+    try:
+        json.loads(call.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("moment", ["request", "evaluation", "calls"])
