@@ -110,10 +110,10 @@ class SurrogatePolicy:
     https://doi.org/10.1093/biomet/25.3-4.285): those made before the others' results are in then differ as
     far as the model is unsure.
 
-    After ``drafts`` drafts, a share ``explore`` of the proposals asks for a draft that no model chooses,
-    which corrects one that is sure of a mistake. All others ask for a mutation of the top ``width``
-    candidates together (a random one first, the better the likelier); the generator chooses by `preference`.
-    A generator that ignores preferences is led by the parents alone.
+    After ``drafts`` drafts, a share ``explore`` of the proposals asks for another draft, where a generator
+    offers what no parent leads to (another language, another partition), and all others for a mutation of the
+    top ``width`` candidates together (a random one first, the better the likelier); of either, the generator
+    takes what `preference` says. One that ignores preferences is led by the parents alone.
 
     The model is renewed after every ``period`` tells and fitted when it is first asked. Memory and the work
     of a call are bounded.
@@ -142,8 +142,8 @@ class SurrogatePolicy:
         return "mutate", (first, *(other for other in near if other != first))
 
     def preference(self, sequence: int, seed: int) -> Preference | None:
-        """See `interfaces.Preferring`; None for a draft, and while too little was measured."""
-        if self._model is None or self.ask(sequence, seed)[0] == "draft":
+        """See `interfaces.Preferring`; None while the first drafts go on or too little was measured."""
+        if self._model is None or sequence < self._drafts:
             return None
         return _Ranking(self._model, frozenset(self._seen), seed, sequence)
 
