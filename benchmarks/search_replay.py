@@ -22,8 +22,8 @@ any time, or after `--minutes`, and gone on with by the same command.
 evaluations on all other spaces is run on the one left out.
 
 The form of `surrogate` (model, transform, first drafts, shortlist) was chosen with a stand-alone simulator on
-three recorded spaces (convolution on A100 and RTX 3090, pnpoly on RTX 3090) and on synthetic ones, with other
-seeds than a sweep's, and `mcts`'s exploration while watching sweeps over the three. Their figures there are
+three recorded spaces (convolution on A100 and RTX 3090, pnpoly on RTX 3090) and on synthetic ones, with random
+numbers of its own, and `mcts`'s exploration while watching sweeps over the three. Their figures there are
 optimistic; a space that played no part in the choice is the fair test.
 """
 

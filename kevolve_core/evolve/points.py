@@ -14,7 +14,7 @@ __all__ = ["PointGenerator", "drawn"]
 
 # Points that a preference chooses from, near the parents and anywhere: enough for all neighbours of a few
 # parents and some of those two steps away, at 10 to 20 ms a proposal (estimated).
-_NEAR, _ANYWHERE = 384, 384
+_NEAR, _ANYWHERE = 320, 256
 _TRIES = 32  # draws of a point other than the parents' (estimated)
 
 
@@ -39,7 +39,7 @@ def _pool(space: Space, operator: str, parents: Sequence[Point], rng: random.Ran
     """Distinct points, the parents left out: near them (but for a draft) and from all of the space, so that
     a preference is never shut in where the parents are."""
     near = space.around(parents, rng, _NEAR) if operator != "draft" else []
-    points = [*near, *(space.sample(rng) for _ in range(_ANYWHERE))]
+    points = [*near, *space.anywhere(rng, _ANYWHERE)]
     found = {tuple(point.values()): point for point in points}
     for point in parents:
         found.pop(tuple(point[p.name] for p in space.parameters), None)
