@@ -28,7 +28,7 @@ __all__ = ["SynthGenerator"]
 
 SpaceOf = Callable[[Step, Device, str], Space]
 _TRIES = 32  # draws of a distinct, printable candidate before the generator says it has nothing more
-_POOL = 256  # genomes that a policy's preference chooses from: some ten milliseconds unrendered (estimated)
+_POOL = 160  # genomes that a policy's preference chooses from: some ten milliseconds unrendered (estimated)
 _ANYWHERE = 0.25  # share of them that is drawn from the whole space (estimated)
 _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 

@@ -149,9 +149,10 @@ def test_a_pickled_policy_goes_on_as_it_would_have() -> None:
         policy.tell(61, one, outcome(one))
     sequence = guided(first)
     assert first.ask(sequence, 1) == second.ask(sequence, 1)
-    one, other = first.preference(sequence, 1), second.preference(sequence, 1)
-    assert one is not None
-    assert list(one(points)) == list(other(points))
+    ours, theirs = first.preference(sequence, 1), second.preference(sequence, 1)
+    assert ours is not None
+    assert theirs is not None
+    assert list(ours(points)) == list(theirs(points))
 
 
 def test_proposals_in_flight_follow_different_functions() -> None:
