@@ -21,10 +21,10 @@ any time, or after `--minutes`, and gone on with by the same command.
 `--leave-one-out` checks the surrogate's settings: of the grid below, the setting that does best at 100
 evaluations on all other spaces is run on the one left out.
 
-The form of `surrogate` (model, transform, first drafts, shortlist) was chosen with a stand-alone simulator on
-three recorded spaces (convolution on A100 and RTX 3090, pnpoly on RTX 3090) and on synthetic ones, with random
-numbers of its own, and `mcts`'s exploration while watching sweeps over the three. Their figures there are
-optimistic; a space that played no part in the choice is the fair test.
+The form of `surrogate` (model, transform, first drafts, shortlist) was chosen with a simulator of its own on
+three recorded spaces (convolution on A100 and RTX 3090, pnpoly on RTX 3090) and on synthetic ones, and
+`mcts`'s exploration while watching sweeps over the three. Their figures there are optimistic; a space that
+played no part in the choice is the fair test.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Process:
         covariance = self.covariance(self._rows, self._rows)
         covariance.flat[:: len(table) + 1] += self._noise
         # Of this size, an explicit inverse of the factor costs less than it saves in every later product.
-        self._factor = np.linalg.inv(np.linalg.cholesky(covariance))
+        self._factor: Array = np.linalg.inv(np.linalg.cholesky(covariance))
         self._mean, self._alpha, self._variance = _profiled(self._factor.T @ self._factor, standard)
 
     def covariance(self, first: Rows, second: Rows) -> Array:
@@ -166,7 +166,7 @@ class Process:
             shared = np.exp(-(weights[:-1] @ apart))
             matrix.flat[upper] = matrix.flat[lower] = shared
             matrix.flat[:: count + 1] = 1.0 + weights[-1]
-            inverse = np.linalg.inv(matrix)
+            inverse = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
             _, alpha, variance = _profiled(inverse, target)
             pull = (np.outer(alpha, alpha / variance) - inverse).take(upper) * shared
             gradient[:-1] = -weights[:-1] * (apart @ pull)

@@ -176,6 +176,6 @@ class SurrogatePolicy:
 def _expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     """Below ``best``, of normal variables (Jones et al. 1998, https://doi.org/10.1023/A:1008306431147)."""
     gain = (best - mean) / deviation
-    below = 0.5 * _erfc(-gain / math.sqrt(2.0)).astype(np.float64)
+    below = 0.5 * np.asarray(_erfc(-gain / math.sqrt(2.0)), dtype=np.float64)
     density = np.exp(-0.5 * np.square(gain)) / math.sqrt(2.0 * math.pi)
     return np.asarray(deviation * (density + gain * below), dtype=np.float64)
