@@ -7,6 +7,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from attrs import evolve
 
@@ -14,10 +15,10 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal, Renderer, Selective, Work
 from kevolve_core.ir import LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Candidate, Device, Origin, content_hash
+from kevolve_core.model import Candidate, Device, Origin
 from kevolve_core.space import Point, Space
 from kevolve_core.synth.channels import CHANNELS_LAST, CONVERTS, LAYOUTS, preferred
-from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
+from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps, stepped
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
 from kevolve_core.synth.reference import graph_of
@@ -27,7 +28,8 @@ __all__ = ["SynthGenerator"]
 
 SpaceOf = Callable[[Step, Device, str], Space]
 _TRIES = 32  # draws of a distinct, printable candidate before the generator says it has nothing more
-_POOL = 64  # genomes that a policy's preference chooses from: milliseconds without rendering (estimated)
+_POOL = 160  # genomes that a policy's preference chooses from: some ten milliseconds unrendered (estimated)
+_ANYWHERE = 0.25  # share of them that is drawn from the whole space (estimated)
 _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 
 
@@ -175,24 +177,28 @@ class SynthGenerator:
         return [g for g in parents if g.language in self._renderers]
 
     def _pool(self, context: Proposal) -> list[Genome]:
-        """Genomes for a policy to choose from, as different from the parents (of a draft: the default) as
-        single moves make them. Not rendered, so they cost next to nothing; one new partition at most, which
-        has to be lowered."""
+        """Distinct genomes for a policy to choose from: one to three moves from the parents (of a draft: from
+        the default), and uniform schedules of their partitions, so that a preference is never shut in. Not
+        rendered, so they cost next to nothing; one new partition at most, which has to be lowered."""
         rng = random.Random(f"{context.seed}:{context.sequence}:pool")
         parents = self._parents(context) if context.operator != "draft" else []
         starts = parents or [Genome(language, self._defaults[language]) for language in self._languages()]
         moved = self._moved(starts[0].partition, rng)
         starts.append(evolve(starts[0], partition=moved))
-        pool: dict[str, Genome] = {}
+        spaces = [self._spaces_of(start.partition, start.language) for start in starts]
+        known = [moved_steps(s.steps, own, rng, 0) for s, own in zip(starts, spaces, strict=True)]
+        pool: dict[tuple[Any, ...], Genome] = {}
         for number in range(_POOL):
-            start = starts[number % len(starts)]
-            spaces = self._spaces_of(start.partition, start.language)
-            if not parents and rng.random() < 0.5:
-                steps = sampled_steps(spaces, rng)
+            place = number % len(starts)
+            start, own = starts[place], spaces[place]
+            if rng.random() < (_ANYWHERE if parents else 0.5):
+                steps = sampled_steps(own, rng)
             else:
-                steps = moved_steps(start.steps, spaces, rng, rng.randint(1, 3))
-            genome = evolve(start, steps=steps)
-            pool.setdefault(content_hash(genome.plain()), genome)
+                steps = stepped(known[place], own, rng, rng.randint(1, 3))
+            values = tuple(tuple(point.values()) for point in steps.values())
+            key = (start.language, start.partition, values)
+            if key not in pool:
+                pool[key] = evolve(start, steps=steps)
         return list(pool.values())
 
     def _genome(self, context: Proposal, rng: random.Random, attempt: int) -> tuple[Genome, str]:

@@ -18,7 +18,7 @@ from kevolve_core.model import freeze
 from kevolve_core.space import Point, Space
 from kevolve_core.synth.program import Partition
 
-__all__ = ["Genome", "crossed", "moved_partition", "moved_steps", "sampled_steps"]
+__all__ = ["Genome", "crossed", "moved_partition", "moved_steps", "sampled_steps", "stepped"]
 
 NAME = "synth"
 
@@ -72,7 +72,14 @@ def moved_steps(
     steps: Mapping[str, Point], spaces: Mapping[str, Space], rng: random.Random, moves: int = 1
 ) -> dict[str, Point]:
     """``steps`` (made legal) with ``moves`` steps of one parameter each."""
-    out: dict[str, Point] = {n: s.repaired(steps.get(n, {})) for n, s in spaces.items()}
+    return stepped({n: s.repaired(steps.get(n, {})) for n, s in spaces.items()}, spaces, rng, moves)
+
+
+def stepped(
+    steps: Mapping[str, Point], spaces: Mapping[str, Space], rng: random.Random, moves: int = 1
+) -> dict[str, Point]:
+    """`moved_steps` of what is legal already."""
+    out = dict(steps)
     names = [n for n, s in spaces.items() for p in s.parameters if len(p.choices) > 1]
     for _ in range(moves if names else 0):
         name = rng.choice(names)

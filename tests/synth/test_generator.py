@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -212,6 +213,27 @@ def test_each_further_attempt_takes_the_next_preferred() -> None:
     worth = [largest_tiles(genome) for one in made if (genome := Genome.parsed(one.genome)) is not None]
     assert len({one.id for one in made}) == 3
     assert worth == sorted(worth, reverse=True)
+
+
+def test_a_mutation_may_take_a_point_far_from_its_parents() -> None:
+    def noted(genome: Genome) -> float:
+        pool.append(genome)
+        return 0.0
+
+    def differences(one: Genome) -> int:
+        return sum(
+            point.get(name) != value
+            for step, point in one.steps.items()
+            for name, value in origin.steps.get(step, {}).items()
+        )
+
+    pool: list[Genome] = []
+    parents = propose(proposal(0))
+    origin = Genome.parsed(parents[0].genome)
+    assert origin is not None
+    propose(preferring(proposal(5, "mutate", *parents), noted))
+    assert len({json.dumps(genome.plain()) for genome in pool}) == len(pool)
+    assert 0 < sum(differences(genome) > 3 for genome in pool) < len(pool) / 2
 
 
 def test_where_all_of_the_pool_was_tried_a_draw_is_made() -> None:
