@@ -15,16 +15,12 @@ __all__ = ["Array", "Process", "Rows"]
 Array = npt.NDArray[np.float64]
 _Places = npt.NDArray[np.intp]
 
-_DISTANCE = (
-    2.0  # what two points that differ in half of everything are apart before anything is learned (estimated)
-)
-_SPREAD = (
-    1.25  # of a weight's logarithm around that: a factor of ten either way is nothing unusual (estimated)
-)
-_NOISE, _NOISE_SPREAD = (
-    1e-3,
-    1.5,
-)  # variance of the noise over that of the process, and of its logarithm (estimated)
+#: What two points that differ in half of everything are apart before anything is learned. Estimated.
+_DISTANCE = 2.0
+#: Of a weight's logarithm around that: a factor of ten either way is nothing unusual. Estimated.
+_SPREAD = 1.25
+#: Variance of the noise over that of the process, and spread of its logarithm. Estimated.
+_NOISE, _NOISE_SPREAD = 1e-3, 1.5
 _NOISE_LEAST = 1e-5  # keeps the matrix well conditioned where nothing is noisy
 _STEPS = 25  # of the fit; its signs have settled by then (estimated)
 _FITTED = 96  # examples the weights are fitted to; the process itself takes all (estimated)
