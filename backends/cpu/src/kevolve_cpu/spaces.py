@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kevolve_core.ir import (
+    Attention,
     Const,
     Contract,
     Expr,
@@ -222,6 +223,8 @@ def _costly(e: Any) -> bool:
 def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> Space:  # noqa: ARG001
     """Tunables of ``step``. A library call has those of its epilogue and ``tile_rows``: output rows a
     call (0: all at once), so that the epilogue reads them while they are in the cache."""
+    if isinstance(step, Attention):  # printed as its parts, on their defaults
+        return Space()
     facts: Mapping[str, Any] = device.facts if device is not None else {}
     cores = int(facts.get("cores", 2))
     nest = step.epilogue if isinstance(step, LibraryCall) else step

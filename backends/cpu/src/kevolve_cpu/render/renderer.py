@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from attrs import evolve, frozen
 
 from kevolve_core.errors import KevolveError, UnsupportedError
-from kevolve_core.ir import Buffer, LibraryCall, Load, LoopNest, Program, Search, Step, Store
+from kevolve_core.ir import Attention, Buffer, LibraryCall, Load, LoopNest, Program, Search, Step, Store
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.languages.hostcode import call_text
 from kevolve_core.model import Candidate
@@ -53,6 +53,8 @@ class CppRenderer:
 
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
+        if isinstance(step, Attention):  # as its parts
+            return next((reason for part in step.steps if (reason := self.supports(part))), "")
         try:
             if isinstance(step, LibraryCall):
                 call_text(step, lambda _, operand: operand.buffer)
@@ -75,7 +77,7 @@ class CppRenderer:
         modules: list[tuple[str, str, Mapping[str, str]]] = []
         libraries: dict[str, None] = {}
         for program in programs:
-            for step in program.steps:
+            for step in program.singles():
                 if isinstance(step, LibraryCall) and _blocks(step, program, choices) is None:
                     libraries[step.op] = None
             program = _contiguous_searches(program)
@@ -166,7 +168,7 @@ def _without_products(program: Program, choices: Mapping[str, Point]) -> Program
     """Without the outputs of generated products whose epilogue runs row by row: nobody allocates those."""
     inside = {
         s.output
-        for s in program.steps
+        for s in program.singles()
         if isinstance(s, LibraryCall)
         and _blocks(s, program, choices) is not None
         and _row_epilogue(s, program)
@@ -219,7 +221,7 @@ def _native(
         launches.append(Launch(name, tuple(used)))
         group.clear()
 
-    for step in program.steps:
+    for step in program.singles():
         if isinstance(step, LoopNest):
             _check_dtypes(step)
             function = nest_function(step, resolve(step, choices.get(step.name, {})), False)
