@@ -42,6 +42,8 @@ class Attention:
             such bound. A key outside reaches the result only where something is infinite or NaN: by its
             values, whose product with a weight of 0 is NaN, or by a score that no ``-inf`` hides.
         covers: graph nodes it computes.
+        unmasked: ``score`` without the part that hides keys outside of ``sees``, where that part does nothing
+            else: with a ``product`` of ``-inf`` there it is ``score``. None where there is no such form.
     """
 
     name: str
@@ -61,3 +63,4 @@ class Attention:
     safe: bool = False
     sees: tuple[int | None, int | None] = (None, None)
     covers: tuple[str, ...] = ()
+    unmasked: Expr | None = None

@@ -38,7 +38,7 @@ from kevolve_core.ir import (
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.index import ZERO, Indexer, delinearised, integer, linear, rebuild
 from kevolve_core.synth.statements import map_linear, mapped
-from kevolve_core.synth.visible import visible
+from kevolve_core.synth.visible import unmasked, visible
 
 __all__ = ["ONLINE_ATTENTION", "attended", "online_attention"]
 
@@ -405,6 +405,7 @@ class _Recogniser:
             f"attention_{parts.nest.name.removeprefix('k_')}", tuple(singles),
             axes["b"], axes["m"], axes["n"], axes["k"], axes["w"], query, key, value, first.output, score,
             second.output, result, self.softmax.safe, visible(score, "m", "n"), tuple(dict.fromkeys(covers)),
+            unmasked(score, first.output, "m", "n"),
         )  # fmt: skip
         steps: list[Step] = []
         for at, given in enumerate(p.steps):
@@ -472,8 +473,8 @@ class _Recogniser:
         loaded = {e.dtype for e in walk(value) if isinstance(e, Load)}
         if not (once or _cheap(value)) or value.dtype not in _FLOATS or "float64" in loaded:
             return None
-        exact = value.dtype == b.dtype and (isinstance(value, Load) or _is_cast(value))
-        return value if exact else Op("cast", (value,), b.dtype)
+        exact = isinstance(value, Load) or _is_cast(value) or b.dtype == "float32"
+        return value if exact and value.dtype == b.dtype else Op("cast", (value,), b.dtype)
 
     def _after(self, second: LibraryCall) -> tuple[LoopNest | None, tuple[int, ...], LoopNest]:
         """(nest that has to follow on its own, places of absorbed ones, what is stored)."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from kevolve_core.ir import Const, Expr, Op
+from kevolve_core.ir import Const, Expr, Load, Op, walk
 from kevolve_core.synth.index import linear
 
-__all__ = ["visible"]
+__all__ = ["unmasked", "visible"]
 
 Bounds = tuple[int | None, int | None]
 _EVERYWHERE: Bounds = (None, None)
@@ -91,3 +91,62 @@ def _compared(name: str, left: Expr, right: Expr, row: str, col: str) -> Bounds:
     if name in ("lt", "le"):
         return None, -constant - (name == "lt")
     return -constant + (name == "gt"), None
+
+
+def unmasked(score: Expr, product: str, row: str, col: str) -> Expr | None:
+    """``score`` without the part that hides what is outside of `visible`, where that part does nothing else,
+    and where a load of ``product`` that is ``-inf`` gives a score of ``-inf`` too; None where it is not so.
+    """
+    found = _without_band(score, row, col)
+    return found if found is not None and _follows(found, product) else None
+
+
+def _without_band(e: Expr, row: str, col: str) -> Expr | None:
+    if not isinstance(e, Op):
+        return None
+    if e.name == "where":
+        condition, chosen, other = e.args
+        if _is_hidden(other) and _is_band(condition, row, col, True):
+            return chosen
+        return other if _is_hidden(chosen) and _is_band(condition, row, col, False) else None
+    if e.name == "add" and isinstance(_without_band(e.args[1], row, col), Const):
+        return e.args[0]  # a mask of 0 and -inf
+    if e.name in ("add", "mul", "div", "cast"):
+        inner = _without_band(e.args[0], row, col)
+        return None if inner is None else Op(e.name, (inner, *e.args[1:]), e.dtype)
+    return None
+
+
+def _is_band(condition: Expr, row: str, col: str, wanted: bool) -> bool:
+    """Whether ``condition`` is ``wanted`` exactly within bounds of ``col - row``."""
+    if isinstance(condition, Const):
+        return bool(condition.value) == wanted
+    if not isinstance(condition, Op):
+        return False
+    name, args = condition.name, condition.args
+    if name in ("logical_not", "bitwise_not") and condition.dtype == "bool":
+        return _is_band(args[0], row, col, not wanted)
+    if name in (("logical_and", "bitwise_and") if wanted else ("logical_or", "bitwise_or")):
+        return all(_is_band(a, row, col, wanted) for a in args)
+    if name == "where":
+        test, chosen, other = args
+        if isinstance(other, Const) and bool(other.value) != wanted:
+            return _is_band(test, row, col, True) and _is_band(chosen, row, col, wanted)
+        if isinstance(chosen, Const) and bool(chosen.value) != wanted:
+            return _is_band(test, row, col, False) and _is_band(other, row, col, wanted)
+        return False
+    return name in _FLIPPED and _holds(condition, row, col, wanted) != _EVERYWHERE
+
+
+def _follows(e: Expr, product: str) -> bool:
+    """Whether ``e`` is ``-inf`` where the product is, given that all else is finite."""
+    if isinstance(e, Load):
+        return e.buffer == product
+    if not isinstance(e, Op):
+        return False
+    first, rest = e.args[0], e.args[1:]
+    if any(isinstance(x, Load) and x.buffer == product for r in rest for x in walk(r)):
+        return False
+    if e.name in ("mul", "div"):
+        return isinstance(rest[0], Const) and rest[0].value > 0 and _follows(first, product)
+    return e.name in ("add", "sub", "cast") and _follows(first, product)

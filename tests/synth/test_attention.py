@@ -28,6 +28,7 @@ from kevolve_core.ir import (
     Store,
     Var,
     children,
+    walk,
 )
 from kevolve_core.synth.capture import capture
 from kevolve_core.synth.index import rebuild
@@ -155,6 +156,38 @@ def test_what_a_mask_hides_is_known(
     function, make = ATTENTION[name]
     (step,) = (s for s in lower(function, make(), ONE_STEP).program.steps if isinstance(s, Attention))
     assert step.sees == sees
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [
+        ("causal attention", True),
+        ("causal attention by hand", True),
+        ("attention in a window", True),
+        ("attention under a mask", False),
+        ("attention", False),
+    ],
+)
+def test_a_mask_of_positions_alone_can_be_left_out(lower: Callable[..., Any], name: str, alone: bool) -> None:
+    function, make = ATTENTION[name]
+    (step,) = (s for s in lower(function, make(), ONE_STEP).program.steps if isinstance(s, Attention))
+    assert (step.unmasked is not None) == alone
+    if step.unmasked is not None:
+        assert not any(
+            isinstance(e, Op) and e.name in ("where", "le", "ge", "lt") for e in walk(step.unmasked)
+        )
+
+
+def test_a_bounded_score_keeps_its_mask(lower: Callable[..., Any]) -> None:
+    """What tanh makes of -inf is no score of -inf."""
+
+    def bounded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        scores = torch.tanh(q @ k.mT).masked_fill(torch.ones(5, 5, dtype=torch.bool).triu(1), -math.inf)
+        return torch.softmax(scores, -1) @ v
+
+    x = torch.randn(2, 5, 6)
+    (step,) = lower(bounded, [x, x.clone(), x.clone()], ONE_STEP).program.steps
+    assert (step.sees, step.unmasked) == ((None, 0), None)
 
 
 OTHERS: dict[str, Callable[..., Any]] = {
