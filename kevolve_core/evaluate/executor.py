@@ -6,6 +6,7 @@ full disk) make a future raise.
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import PriorityQueue
 from threading import Event, Thread
 from typing import Any
 
@@ -82,6 +84,8 @@ class LocalExecutor:
         self._closed = Event()
         self._warming: Thread | None = None
         self._outstanding: set[Future[Evaluation]] = set()
+        self._submitted = itertools.count()
+        self._built: PriorityQueue[tuple[int, Callable[[], None]]] = PriorityQueue()
         self._measured = Measured()
         self._scratch = Path(tempfile.mkdtemp(prefix="kevolve-"))
         self._session = Session(
@@ -161,7 +165,7 @@ class LocalExecutor:
         stages = [s for s in PIPELINE if s.name in wanted]
         trial = Trial(request, self._session, self._compiler, self._plan, self._memory)
         records: list[StageRecord] = []
-        started = time.perf_counter()
+        started, number = time.perf_counter(), next(self._submitted)
         done: Future[Evaluation] = Future()  # pending until the answer is there, so that it can be cancelled
         self._outstanding.add(done)
         done.add_done_callback(self._outstanding.discard)
@@ -191,13 +195,13 @@ class LocalExecutor:
             return True
 
         def on_device() -> None:
-            self._warmed()
             if step(on_device=True):
                 finish(None)
 
         def queue() -> None:
+            self._built.put((number, on_device))
             try:
-                self._timer.submit(on_device)
+                self._timer.submit(self._next)
             except RuntimeError:  # closed meanwhile
                 finish(None, CancelledError())
 
@@ -218,6 +222,13 @@ class LocalExecutor:
 
         self._builders.submit(build)
         return done
+
+    def _next(self) -> None:
+        """The device's stages of the candidate that was submitted first among those that are built: what
+        compiles fastest is seldom what was wanted first."""
+        self._warmed()
+        _, on_device = self._built.get_nowait()
+        on_device()
 
     def close(self) -> None:
         """Kill the workers and cancel what is outstanding. Safe to call again."""

@@ -29,7 +29,9 @@ __all__ = [
 ]
 
 _SPREAD_SHARE = 0.02
-_PART = 1 << 26  # elements that are compared at a time
+#: Elements that are compared at a time: on the host what stays in its caches (0.20 to 0.24 s for 16 million
+#: float32 elements with 2^16 and 2^18, 0.36 s at once); elsewhere enough to keep a device busy.
+_HOST_PART, _DEVICE_PART = 1 << 18, 1 << 26
 
 
 @frozen
@@ -138,7 +140,8 @@ def _is_rms(reference: torch.Tensor) -> bool:
 
 def _parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """A few million elements at a time: temporaries beside results of gigabytes do not fit a device."""
-    parts: tuple[torch.Tensor, ...] = value.reshape(-1).split(_PART)
+    size = _HOST_PART if value.device.type == "cpu" else _DEVICE_PART
+    parts: tuple[torch.Tensor, ...] = value.reshape(-1).split(size)
     return parts
 
 
@@ -148,6 +151,7 @@ def compare(
     baseline: BaselineLeaf | None,
     precision: Precision,
     scale: float | None = None,
+    units: bool | None = None,
 ) -> Mismatch | None:
     """None when ``out`` is right.
 
@@ -157,6 +161,8 @@ def compare(
         baseline: the eager baseline's leaf on the same input, where there is one.
         precision: the policy.
         scale: `scale_of` the reference, where the caller keeps it.
+        units: whether elements far above the scale may be wrong by units of their own; by default where the
+            scale is the RMS.
     """
     if out.numel() == 0:
         return None
@@ -168,7 +174,6 @@ def compare(
         bound = parity_bound(out.dtype, scale_of(reference) if scale is None else scale, baseline)
     worst: Mismatch | None = None
     excess_of_worst, wrong_elements, start = 0.0, 0, 0
-    units: bool | None = None
     for k, (o, r) in enumerate(zip(_parts(out), _parts(reference), strict=True)):
         error, worst_error, all_finite = _errors(o, r)
         if not all_finite:

@@ -62,7 +62,8 @@ class Order:
 
 
 class Steering:
-    """Asks one policy a lane, so that what the warm lane remembers never reaches the cold one.
+    """Asks one policy a lane. What the warm lane remembers never reaches the cold one; the warm lane learns
+    from both, so that a split run knows in its warm lane all that an unsplit one would.
 
     Args:
         policy: a fresh one; the second lane gets a copy.
@@ -119,7 +120,8 @@ class Steering:
         if self._shares:
             part = self._shares.choose()
             self._shares.chosen(part)
-        self._policies[lane].asked(sequence, operator, parents)
+        for policy in self._learning(lane):
+            policy.asked(sequence, operator, parents)
         self._drafts += lane == WARM and operator == "draft"
         self._flying[sequence] = (lane, part)
 
@@ -131,7 +133,8 @@ class Steering:
             return
         lane, part = self._flying.pop(sequence)
         score = score_of(evaluation)
-        self._policies[lane].tell(sequence, candidate, evaluation)
+        for policy in self._learning(lane):
+            policy.tell(sequence, candidate, evaluation)
         if self._memory and self._memory.mode == "split" and self._memory.lanes:
             self._memory.lanes.told(sequence, lane, score)
         if self._shares:
@@ -142,6 +145,10 @@ class Steering:
         _, part = self._flying.pop(sequence, ("", ""))
         if part and self._shares:
             self._shares.told(part, sequence, "", None, 0.0)
+
+    def _learning(self, lane: str) -> Sequence[SelectionPolicy]:
+        """The policies that see what is done in ``lane``."""
+        return [policy for name, policy in self._policies.items() if name in (lane, WARM)]
 
     def _lane(self, sequence: int) -> str:
         if self._memory is None:

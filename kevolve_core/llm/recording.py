@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from kevolve_core.errors import StoreError
 from kevolve_core.kernelspec import KernelSpec
@@ -129,10 +129,12 @@ def _add(store: RunStore, found: dict[str, dict[str, Evaluation]], phase: str, s
 
 
 def pack(recording: Recording, file: Path) -> None:
-    """Write ``recording`` as a file."""
+    """Write ``recording`` as a file. Folders that the reference imports from are of one machine: no
+    replay runs the reference, so they are left out."""
+    spec = evolve(recording.spec, reference=evolve(recording.spec.reference, search_path=()))
     head = {
         "kevolve-recording": _VERSION,
-        "spec": to_plain(recording.spec),
+        "spec": to_plain(spec),
         "device": None if recording.device is None else to_plain(recording.device),
         "settings": dict(recording.settings),
         "search": dict(recording.search),

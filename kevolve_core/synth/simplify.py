@@ -34,6 +34,7 @@ _EXACT_WIDENING = {
 }
 _SCANS = frozenset(["aten.cumsum.default", "aten.cumprod.default"])
 _TO_COPY = "aten._to_copy.default"
+_DEFAULTS = ((), (1,), (1, 20))  # arguments of a softplus with its usual sharpness and threshold
 
 
 def dead_code(graph: Graph) -> Graph:
@@ -154,6 +155,24 @@ def reverse_scans(graph: Graph) -> Graph:
     return graph.replaced({}, tuple(kept))
 
 
+def mish(graph: Graph) -> Graph:
+    """x tanh(softplus(x)) written out is the operator of that name, which needs no logarithm."""
+    nodes = {n.name: n for n in graph.nodes}
+    kept: list[Node] = []
+    for n in graph.nodes:
+        if n.op == "aten.mul.Tensor" and len(n.args) == 2 and all(isinstance(a, Ref) for a in n.args):
+            sides = [nodes[a.name] for a in n.args]
+            for x, other in (sides, sides[::-1]):
+                soft = _argument(other, nodes) if other.op == "aten.tanh.default" else None
+                plain = soft is not None and soft.op == "aten.softplus.default" and soft.args[1:] in _DEFAULTS
+                if plain and _argument(soft, nodes) is x and n.type == x.type:
+                    n = Node(n.name, "aten.mish.default", (Ref(x.name),), {}, n.type, line=n.line)
+                    break
+        kept.append(n)
+        nodes[n.name] = n
+    return graph.replaced({}, tuple(kept))
+
+
 def _argument(n: Node | None, nodes: dict[str, Node]) -> Node | None:
     first = n.args[0] if n is not None and n.args else None
     return nodes.get(first.name) if isinstance(first, Ref) else None
@@ -166,6 +185,7 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {
     "common_subexpressions": common_subexpressions,
     "cat_prefixes": cat_prefixes,
     "reverse_scans": reverse_scans,
+    "mish": mish,
     "sums_of_products": sums_of_products,
     "mean_of_convolution": mean_of_convolution,
     "batch_norm_folding": batch_norm_folding,

@@ -54,7 +54,7 @@ class _Double:
 def test_a_large_result_is_compared_in_parts(
     monkeypatch: pytest.MonkeyPatch, off: float, wrong: bool
 ) -> None:
-    monkeypatch.setattr(tolerance, "_PART", 16)
+    monkeypatch.setattr(tolerance, "_HOST_PART", 16)
     x = torch.randn(5, 13)
     double: Any = _Double()
     data = AnsweredInputs([x], lambda x: x * 2, double)
@@ -67,7 +67,7 @@ def test_a_large_result_is_compared_in_parts(
 def test_infinities_of_a_large_result_are_compared_in_parts(
     monkeypatch: pytest.MonkeyPatch, value: float, wrong: bool
 ) -> None:
-    monkeypatch.setattr(tolerance, "_PART", 16)
+    monkeypatch.setattr(tolerance, "_HOST_PART", 16)
     x = torch.randn(5, 13)
     x[4, 12] = float("inf")
     double: Any = _Double()

@@ -154,7 +154,7 @@ def test_a_large_leaf_is_judged_as_a_whole_though_a_part_at_a_time(
     value[0, 0] *= 1 + 1e-7
 
     def judged(part: int) -> object:
-        monkeypatch.setattr(tolerance, "_PART", part)
+        monkeypatch.setattr(tolerance, "_HOST_PART", part)
         leaf = baseline_leaf(reference.float(), reference)
         return compare(value, reference, leaf, Precision(policy, rtol=1e-5, atol=1e-6))
 
@@ -162,7 +162,7 @@ def test_a_large_leaf_is_judged_as_a_whole_though_a_part_at_a_time(
 
 
 def test_an_infinity_in_the_last_part_of_a_large_leaf_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tolerance, "_PART", 16)
+    monkeypatch.setattr(tolerance, "_HOST_PART", 16)
     reference = torch.ones(5, 13, dtype=torch.float64)
     value = torch.ones(5, 13)
     value[4, 11] = math.inf

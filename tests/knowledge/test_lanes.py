@@ -46,10 +46,8 @@ def test_another_seed_takes_another_way() -> None:
 
 
 def test_a_lane_that_progresses_gets_more_than_one_that_has_stopped() -> None:
-    lanes = Lanes()
-    taken = run(lanes, {WARM: [2.0], COLD: climbing(0.03)}, 300)
+    taken = run(Lanes(), {WARM: [2.0], COLD: climbing(0.03)}, 300)
     assert taken.count(COLD) > 180
-    assert lanes.share == 0.25
 
 
 def test_no_lane_starves() -> None:
@@ -58,9 +56,8 @@ def test_no_lane_starves() -> None:
 
 
 def test_equal_lanes_share_evenly() -> None:
-    lanes = Lanes()
-    run(lanes, {WARM: [1.0], COLD: [1.0]}, 60)
-    assert abs(lanes.share - 0.5) < 0.1
+    taken = run(Lanes(), {WARM: [1.0], COLD: [1.0]}, 400)
+    assert 160 < taken.count(WARM) < 240
 
 
 def test_both_lanes_are_reported() -> None:

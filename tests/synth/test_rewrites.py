@@ -56,6 +56,8 @@ CASES: dict[str, tuple[Callable[..., Any], list[Any], Callable[[Graph], object]]
     "cat_prefixes": (
         _dense, [torch.randn(2, 3, 4)],
         lambda g: max(len(n.args[0]) for n in g.nodes if n.op == "aten.cat.default") == 2),
+    "mish": (
+        lambda x: torch.tanh(F.softplus(30 * x)) * (30 * x), [X], _calls("tanh", "softplus")),
     "sums_of_products": (
         lambda x, w: (x @ w / 2).sum(1, keepdim=True), [X, W], _calls("mm")),
     "mean_of_convolution": (

@@ -2,12 +2,13 @@
 
 Retrieved examples make a search succeed sooner and anchor it: published experience had failures fall from
 55 % to 21 % with memory, and a worse best kernel at the end (KernelEvolve, arXiv 2512.23236). So neither lane
-ever gets everything, and the one that still makes progress gets more.
+ever gets everything, and the one that brings the run's better candidates gets more.
 """
 
 from __future__ import annotations
 
 import random
+from bisect import insort
 from collections import deque
 from collections.abc import Mapping
 
@@ -22,7 +23,7 @@ WARM, COLD = "warm", "cold"
 #: ``off``: everything cold; ``warm``: everything warm; ``split``: both, adaptively.
 MODES = ("off", "warm", "split")
 
-_PROGRESS = 0.01  # a score this much above the lane's best so far is progress, less is noise (estimated)
+_TOP = 8  # a score among the run's best so many is a gain (estimated)
 
 
 @frozen
@@ -54,25 +55,24 @@ class _Lane:
         self.best_at: int | None = None
         self._recent: deque[bool] = deque(maxlen=window)
 
-    def told(self, sequence: int, score: float | None) -> None:
+    def told(self, sequence: int, score: float | None, gain: bool) -> None:
+        self._recent.append(gain)
         if score is None:
             self.failed += 1
-            self._recent.append(False)
             return
         self.accepted += 1
-        if self.best is not None:  # the first score of a lane is a start, not progress
-            self._recent.append(score > self.best * (1 + _PROGRESS))
         if self.best is None or score > self.best:
             self.best, self.best_at = score, sequence
 
-    @property
-    def promise(self) -> float:
-        """Chance that the next proposal makes progress in its lane, by Laplace's rule over the last ones."""
-        return (sum(self._recent) + 1) / (len(self._recent) + 2)
+    def promise(self, rng: random.Random) -> float:
+        """A draw of the chance that its next proposal is among the run's best, given the last ones."""
+        gains = sum(self._recent)
+        return rng.betavariate(gains + 1, len(self._recent) - gains + 1)
 
 
 class Lanes:
-    """Chooses a lane for every proposal.
+    """Chooses a lane for every proposal: by Thompson sampling (Biometrika 25, 1933) on how many of a lane's
+    last proposals were among the run's best when they were told.
 
     A fold over `chosen` and `told` in sequence order; `choose` is pure in that state, the seed and the
     sequence, so that a resumed run takes the same decisions. O(1) a call.
@@ -83,7 +83,7 @@ class Lanes:
         window: outcomes of a lane that count.
     """
 
-    def __init__(self, mode: str = "split", *, floor: float = 0.25, window: int = 24) -> None:
+    def __init__(self, mode: str = "split", *, floor: float = 0.1, window: int = 24) -> None:
         if mode not in MODES:
             raise ConfigError(
                 "there is no such use of memory",
@@ -95,20 +95,18 @@ class Lanes:
         self.mode = mode
         self._floor = floor
         self._lanes = {WARM: _Lane(window), COLD: _Lane(window)}
-
-    @property
-    def share(self) -> float:
-        """The part of the next proposals that goes to the warm lane."""
-        if self.mode != "split":
-            return 1.0 if self.mode == WARM else 0.0
-        warm, cold = self._lanes[WARM].promise, self._lanes[COLD].promise
-        return min(1 - self._floor, max(self._floor, warm / (warm + cold)))
+        self._top: list[float] = []  # of both lanes, ascending
 
     def choose(self, sequence: int, seed: int) -> str:
         """``warm`` or ``cold`` for proposal ``sequence``. With ``split`` the first two go one to each."""
-        if self.mode == "split" and sequence < 2:
+        if self.mode != "split":
+            return WARM if self.mode == WARM else COLD
+        if sequence < 2:
             return (WARM, COLD)[sequence]
-        return WARM if random.Random(f"lanes:{seed}:{sequence}").random() < self.share else COLD
+        rng = random.Random(f"lanes:{seed}:{sequence}")
+        if rng.random() < 2 * self._floor:
+            return rng.choice((WARM, COLD))
+        return max((WARM, COLD), key=lambda lane: self._lanes[lane].promise(rng))
 
     def chosen(self, sequence: int, lane: str) -> None:
         """Proposal ``sequence`` was made in ``lane``."""
@@ -117,7 +115,11 @@ class Lanes:
 
     def told(self, sequence: int, lane: str, score: float | None) -> None:
         """Its outcome: a score, higher is better, or None where it failed."""
-        self._lanes[lane].told(sequence, score)
+        gain = score is not None and (len(self._top) < _TOP or score > self._top[0])
+        if score is not None and gain:
+            insort(self._top, score)
+            del self._top[:-_TOP]
+        self._lanes[lane].told(sequence, score, gain)
 
     def report(self) -> Mapping[str, LaneReport]:
         """Lane -> what became of it."""

@@ -273,7 +273,15 @@ def _softplus_rule(lowering: Lowering, a: Value, beta: Number = 1, threshold: Nu
 
 @lowers("mish.default")
 def _mish(lowering: Lowering, a: Value) -> Value:
-    return lowering.pointwise(lambda x: op("mul", x, op("tanh", _softplus(x))), a)
+    """x tanh(softplus(x)): with ``w = e^x (e^x + 2)``, the hyperbolic tangent of log(1 + e^x) is w / (w + 2),
+    which loses no digits and is 1 in float64 from x = 20 on."""
+
+    def make(x: Expr) -> Expr:
+        e = op("exp", op("min", x, const(20, x)))
+        w = op("mul", e, op("add", e, const(2, x)))
+        return op("mul", x, op("div", w, op("add", w, const(2, x))))
+
+    return lowering.pointwise(make, a)
 
 
 @lowers("log_sigmoid_forward.default")

@@ -201,11 +201,46 @@ template <class V> inline V logarithm_1p(V x) {
 }""",
         ("log_reduced", "log_special"),
     ),
+    "erf_segments": (
+        """// Of erf on segments of a quarter, by powers of the position in one: erf y / y - 1 below 1, -erfc y above.
+static const float erf_segments[6][16] = {
+    {0.128379166f, 0.10530556f, 0.0409997553f, -0.0517924912f, -0.157299206f, -0.0770998746f,
+     -0.0338948555f, -0.0133283297f, -0.0046777348f, -0.00146271626f, -0.000406951731f, -0.000100621779f,
+     -2.20904403e-05f, -4.30276123e-06f, -7.43093324e-07f, -1.13726095e-07f},
+    {-1.35985402e-07f, -0.0452914834f, -0.0811085328f, -0.101758651f, 0.103776939f, 0.0591304749f,
+     0.029732706f, 0.0131937955f, 0.00516673271f, 0.00178555399f, 0.000544551003f, 0.000146559047f,
+     3.48091417e-05f, 7.29591056e-06f, 1.34948721e-06f, 2.2027271e-07f},
+    {-0.0235058255f, -0.0209585764f, -0.0143703073f, -0.00626539392f, -0.0259453114f, -0.0184804536f,
+     -0.0111512607f, -0.00577278063f, -0.0025832192f, -0.00100408285f, -0.000340122555f, -0.000100645215f,
+     -2.60609959e-05f, -5.91293656e-06f, -1.17670277e-06f, -2.05560752e-07f},
+    {-9.78600201e-06f, 0.00163191382f, 0.00261069927f, 0.00265345676f, 0.00216711359f, 0.00262726517f,
+     0.00217465218f, 0.00141093251f, 0.000752870052f, 0.00033813293f, 0.000129460081f, 4.2603253e-05f,
+     1.21149696e-05f, 2.98849704e-06f, 6.41255951e-07f, 1.19956724e-07f},
+    {0.000460786774f, 0.000357325567f, 0.000121325167f, -0.000111249079f, 0.000260481611f, -4.23622514e-05f,
+     -0.000187352547f, -0.000192449967f, -0.000133517358f, -7.20079333e-05f, -3.1694166e-05f, -1.16726715e-05f,
+     -3.64592916e-06f, -9.74484806e-07f, -2.24179857e-07f, -4.45916228e-08f},
+    {-1.86414945e-05f, -4.49827567e-05f, -4.54290821e-05f, -2.48800716e-05f, -5.98912266e-05f, -2.99057119e-05f,
+     -2.21985533e-06f, 1.10968776e-05f, 1.21522453e-05f, 8.16847478e-06f, 4.13570706e-06f, 1.68700103e-06f,
+     5.70526936e-07f, 1.62693539e-07f, 3.95100912e-08f, 8.23281798e-09f},
+};""",
+        (),
+    ),
     "error_function": (
         """// erf x, error below 1.4 ulp.
 template <class V> inline V error_function(V x) {
     using I = decltype(x < x);
     const V size = (V)((I)x & 0x7fffffff);
+#if defined(__AVX512F__) && !defined(__clang__)
+    if constexpr (sizeof x == 64) { // a register holds a coefficient of all segments
+        const V u = (size > 3.9999998f ? V{} + 3.9999998f : size) * 4.0f;
+        const I k = __builtin_convertvector(u, I);
+        const V t = u - __builtin_convertvector(k, V);
+        V p = __builtin_shuffle(load<V>(erf_segments[5]), k);
+        for (int d = 4; d >= 0; --d) p = p * t + __builtin_shuffle(load<V>(erf_segments[d]), k);
+        const V m = size < 1.0f ? size : V{} + 1.0f;
+        return (V)((I)(m * p + m) | ((I)x & ~0x7fffffff));
+    }
+#endif
     const V s = x * x;
     V near = 7.8069032e-5f * s - 0.00079978531f;
     near = near * s + 0.0051871622f;
@@ -229,7 +264,7 @@ template <class V> inline V error_function(V x) {
     far = (V)((I)far | ((I)x & ~0x7fffffff));
     return size < 1.0f ? near : x == x ? far : x;
 }""",
-        ("exp_reduced", "power_of_two"),
+        ("load", "erf_segments", "exp_reduced", "power_of_two"),
     ),
     "hyperbolic_tangent": (
         """// tanh x, error below 1.6 ulp.
