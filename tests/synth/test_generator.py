@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal
-from kevolve_core.ir import LibraryCall, Program, Step
+from kevolve_core.ir import Attention, LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Precision, Reference
 from kevolve_core.model import Candidate, Device, Target
 from kevolve_core.serial import dumps, loads
@@ -343,6 +343,63 @@ def test_without_the_fact_or_the_rewrite_the_order_of_memory_is_no_choice() -> N
 def test_the_search_may_change_the_order_of_memory() -> None:
     found = {moved_partition(Partition(), (), (), False, random.Random(k), layouts=True) for k in range(3)}
     assert found == {Partition(channels_last=True)}
+
+
+ATTENTION = KernelSpec(
+    "h",
+    Reference("import torch\n\ndef h(q, k, v):\n    return torch.softmax(q @ k.mT, -1) @ v\n", "h"),
+    (Case("a", tuple(InputSpec(name, (2, 5, 6)) for name in "qkv")),),
+)
+
+
+@frozen
+class Fuser:
+    """A `Printer` with a kernel for attention."""
+
+    language: str = "fused"
+
+    def supports(self, step: Step) -> str:
+        return Printer().supports(step)
+
+    def fuses(self, step: Attention) -> str:
+        return "" if step.safe or step.cols.extent < 9 else "too many keys"
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        return evolve(Printer().render(spec, programs, choices), language=self.language)
+
+
+def _attention(
+    spec: KernelSpec, sequence: int, operator: str = "draft", **renderers: Any
+) -> tuple[bool, str]:
+    """Whether a proposal has attention as one step, and the rewrites it names."""
+    made = SynthGenerator(spec, renderers, space, DEVICE)
+    (candidate,) = made.propose_now(Proposal(spec, DEVICE, sequence, 7, operator), 1)
+    assert ("Attention(" in candidate.files["kernel.py"]) == (candidate.libraries == ())
+    return "Attention(" in candidate.files["kernel.py"], str(candidate.origin.notes["rewrites"])
+
+
+def test_a_language_with_a_kernel_for_attention_starts_with_it_and_then_without() -> None:
+    assert _attention(ATTENTION, 0, fused=Fuser()) == (True, "identities, online_attention")
+    assert _attention(ATTENTION, 1, fused=Fuser()) == (False, "identities")
+
+
+def test_another_language_is_given_the_parts_of_attention() -> None:
+    assert {_attention(ATTENTION, k, "sample", text=Printer()) for k in range(12)} == {(False, "identities")}
+
+
+def test_attention_that_a_language_cannot_fuse_stays_in_parts() -> None:
+    inputs = (InputSpec("q", (2, 5, 6)), InputSpec("k", (2, 9, 6)), InputSpec("v", (2, 9, 6)))
+    spec = evolve(ATTENTION, cases=(Case("a", inputs),))
+    assert _attention(spec, 0, fused=Fuser()) == (False, "identities")
+
+
+def test_the_search_may_take_attention_apart() -> None:
+    whole = Partition(attention=True)
+    assert moved_partition(whole, (), (), False, random.Random(0), attention=True) == Partition()
+    genome = Genome("fused", whole)
+    assert Genome.parsed(genome.plain()) == genome
 
 
 def test_a_language_that_declines_one_order_of_memory_starts_from_the_other() -> None:
