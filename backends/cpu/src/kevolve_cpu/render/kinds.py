@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["BITS", "FLOATS", "KIND", "SCALAR", "STORAGE", "literal", "lowest", "highest"]
+__all__ = ["BITS", "FLOATS", "HALF", "KIND", "SCALAR", "STORAGE", "literal", "lowest", "highest"]
 
 #: dtype -> kind of the values computed from it
 KIND = {
@@ -28,6 +28,12 @@ STORAGE = {
     "int64": "long", "int32": "int", "int16": "short", "int8": "signed char", "uint8": "unsigned char",
     "bool": "unsigned char",
 }  # fmt: skip
+
+#: What a source that has float16 begins with.
+HALF = """// GCC before 13 has no _Float16 in C++ on Arm, but the same under another name.
+#if defined(__aarch64__) && !defined(__clang__) && __GNUC__ < 13
+#define _Float16 __fp16
+#endif"""
 
 BITS = {"f64": 64, "f32": 32, "i64": 64, "i32": 32, "i16": 16, "i8": 8, "u8": 8, "u16": 16, "f16": 16}
 

@@ -35,7 +35,7 @@ from kevolve_cpu.render.attention import (
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.entry import Launch, entry_text
 from kevolve_cpu.render.exact import Products
-from kevolve_cpu.render.kinds import STORAGE
+from kevolve_cpu.render.kinds import HALF, SCALAR, STORAGE
 from kevolve_cpu.render.library import tileable
 from kevolve_cpu.render.nest import parameters, print_nest
 from kevolve_cpu.render.preamble import HELPER_NAMES, Preamble
@@ -295,8 +295,10 @@ def _native(
     close()
     if not bodies:
         return "", launches, exported
-    head = preamble.text()
-    return "\n\n".join(x for x in [head, *bodies, *entries] if x) + "\n", launches, exported
+    parts = [x for x in [preamble.text(), *bodies, *entries] if x]
+    if any(SCALAR["f16"] in x for x in parts):
+        parts.insert(0, HALF)
+    return "\n\n".join(parts) + "\n", launches, exported
 
 
 def _product(
