@@ -20,7 +20,7 @@ def environment() -> dict[str, Any]:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     versions = {}
-    for name in ("kevolve", "numpy", "scikit-learn", "torch"):
+    for name in ("kevolve", "numpy", "torch"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from attrs import field, frozen
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Program, Step
+from kevolve_core.ir import Attention, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device, Evaluation, Profile, Target, freeze
 from kevolve_core.space import Point, Preference, Space
@@ -279,6 +279,16 @@ class Selective(Protocol):
         ...
 
 
+@runtime_checkable
+class Fusing(Protocol):
+    """What a renderer may also have: kernels for steps that are made of others. A renderer without this is
+    given their parts instead."""
+
+    def fuses(self, step: Attention) -> str:
+        """Empty when ``step`` can be printed as one kernel, else why not."""
+        ...
+
+
 class Backend(Protocol):
     """A target. Everything but ``manifest`` is lazy; no method but `probe` and `runner` may need the
     device."""
@@ -312,7 +322,8 @@ class Backend(Protocol):
         return ()
 
     def schedule_space(self, step: Step, device: Device, language: str) -> Space:
-        """Tunables of one step (a `LoopNest` or `LibraryCall`) in ``language``; by default there are none."""
+        """Tunables of one step (a `LoopNest` or `LibraryCall`; an `Attention` too where the language's
+        renderer is `Fusing`) in ``language``; by default there are none."""
         return Space()
 
     def standalone_loader(self, language: str) -> str:

@@ -128,6 +128,20 @@ class Space:
             found.pop(tuple(point[p.name] for p in self.parameters), None)
         return list(found.values())
 
+    def anywhere(self, rng: random.Random, count: int) -> list[dict[str, Any]]:
+        """Up to ``count`` distinct legal points of the whole space, uniform by rejection; fewer where less
+        than one draw in eight is a new one."""
+        free = [(p.name, p.choices, len(p.choices)) for p in self.parameters]
+        draw = rng.random  # `choice` would take most of the time
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for _ in range(8 * count):
+            if len(found) == count:
+                break
+            point = {name: choices[int(draw() * size)] for name, choices, size in free}
+            if (key := tuple(point.values())) not in found and self.violated(point) is None:
+                found[key] = point
+        return list(found.values())
+
     def neighbours(self, point: Point) -> Iterator[dict[str, Any]]:
         """Every legal point at distance one, in declaration order."""
         for p in self.parameters:

@@ -227,7 +227,7 @@ def print_result(console: Console, result: Result) -> None:
     if (at := search.best_at) is not None:
         rows.append(("until the best", f"{at.seconds:.1f} s measured, {at.evaluations} evaluations"))
     spent = f"{search.seconds:.1f} s measured, {search.evaluations} evaluations, {_failures(search.counts)}"
-    rows.append(("search", spent))
+    rows.append(("whole run", spent))
     rows += [("your kernel", text) for text in _rejected_seeds(result)]
     if result.resumable:
         rows.append(("not finished", f"kevolve resume {result.run}"))

@@ -47,7 +47,7 @@ def _show_run(console: Console, store: RunStore) -> None:
         ("status", f"{info.status}{stopped}"),
         ("run with", ", ".join(named)),
         ("begun", info.created),
-        ("search", f"{result.seconds:.1f} s measured, {result.evaluations} evaluations, "
+        ("whole run", f"{result.seconds:.1f} s measured, {result.evaluations} evaluations, "
                    f"{result.duplicates} duplicates"),
         ("failures", _failures(result)),
         ("outcome", result.reason),

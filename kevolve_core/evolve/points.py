@@ -12,9 +12,9 @@ from kevolve_core.space import Point, Space, preferred
 
 __all__ = ["PointGenerator", "drawn"]
 
-# Points that a preference chooses from: enough for all neighbours of a few parents and some of those two
-# steps away, at 10 to 20 ms a proposal (estimated).
-_POOL = 512
+# Points that a preference chooses from, near the parents and anywhere: enough for all neighbours of a few
+# parents and some of those two steps away, at 10 to 20 ms a proposal (estimated).
+_NEAR, _ANYWHERE = 320, 256
 _TRIES = 32  # draws of a point other than the parents' (estimated)
 
 
@@ -36,10 +36,14 @@ def drawn(context: Proposal, space: Space, parents: Sequence[Point]) -> Point | 
 
 
 def _pool(space: Space, operator: str, parents: Sequence[Point], rng: random.Random) -> list[dict[str, Any]]:
-    if operator != "draft":
-        return space.around(parents, rng, _POOL)
-    points = (space.sample(rng) for _ in range(_POOL))
-    return list({tuple(point.values()): point for point in points}.values())
+    """Distinct points, the parents left out: near them (but for a draft) and from all of the space, so that
+    a preference is never shut in where the parents are."""
+    near = space.around(parents, rng, _NEAR) if operator != "draft" else []
+    points = [*near, *space.anywhere(rng, _ANYWHERE)]
+    found = {tuple(point.values()): point for point in points}
+    for point in parents:
+        found.pop(tuple(point[p.name] for p in space.parameters), None)
+    return list(found.values())
 
 
 def _single(space: Space, operator: str, parents: Sequence[Point], rng: random.Random) -> dict[str, Any]:

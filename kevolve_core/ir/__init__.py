@@ -1,6 +1,7 @@
 """The typed loop IR: the contract between `synth` (which lowers to it) and renderers (which print it)."""
 
 from kevolve_core.ir.affine import Affine, address, affine
+from kevolve_core.ir.attention import Attention
 from kevolve_core.ir.expr import (
     OPS,
     Const,
@@ -30,16 +31,18 @@ from kevolve_core.ir.program import (
     Reduce,
     Scan,
     Search,
+    Single,
     Statement,
     Step,
     Store,
     itemsize,
+    singles,
 )
 from kevolve_core.ir.subset import Subset
 
 __all__ = [
-    "COMBINERS", "OPS", "Affine", "Axis", "Buffer", "Const", "Contract", "Expr", "Index", "Instruction",
-    "Let", "LibraryCall", "Load", "LoopNest", "Op", "Operand", "OutputRef", "Program", "Reduce", "Scan",
-    "Search", "Statement", "Step", "Store", "Subset", "Var", "address", "affine", "axes_of", "children",
-    "itemsize", "linear", "loads_of", "vars_of", "walk",
+    "COMBINERS", "OPS", "Affine", "Attention", "Axis", "Buffer", "Const", "Contract", "Expr", "Index",
+    "Instruction", "Let", "LibraryCall", "Load", "LoopNest", "Op", "Operand", "OutputRef", "Program",
+    "Reduce", "Scan", "Search", "Single", "Statement", "Step", "Store", "Subset", "Var", "address", "affine",
+    "axes_of", "children", "itemsize", "linear", "loads_of", "singles", "vars_of", "walk",
 ]  # fmt: skip

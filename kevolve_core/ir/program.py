@@ -2,8 +2,9 @@
 see.
 
 A `Program` computes one case of a spec: buffers, then steps in order. A step is a `LoopNest` (one generated
-kernel) or a `LibraryCall`, possibly with a nest as its tiled epilogue. No ATen node and no operator's name
-reaches a renderer, so a new operator is one lowering and a new language one renderer.
+kernel) or a `LibraryCall`, possibly with a nest as its tiled epilogue; or an `Attention`, made of such steps,
+which only a renderer that has a kernel for it is shown (`kevolve_core.interfaces.Fusing`). No ATen node and
+no operator's name reaches a renderer, so a new operator is one lowering and a new language one renderer.
 
 Semantics of a nest. `axes` are its loops, all extents static. ``outer`` axes are independent tasks, in any
 order and in parallel; the other axes are inner. Statements run in order for each outer point. A statement
@@ -25,12 +26,13 @@ from typing import Any
 
 from attrs import field, frozen
 
+from kevolve_core.ir.attention import Attention
 from kevolve_core.ir.expr import Expr, Index, Load, Var, axes_of, children, walk
 from kevolve_core.model import freeze
 
 __all__ = [
     "COMBINERS", "Axis", "Buffer", "Contract", "Let", "LibraryCall", "LoopNest", "Operand", "OutputRef",
-    "Program", "Reduce", "Scan", "Search", "Statement", "Step", "Store", "itemsize",
+    "Program", "Reduce", "Scan", "Search", "Single", "Statement", "Step", "Store", "itemsize", "singles",
 ]  # fmt: skip
 
 #: Reduction and scan combiners. ``argmax``/``argmin`` give the first position (int64) of the extremum along
@@ -357,7 +359,14 @@ class LibraryCall:
     order: tuple[int, ...] = ()
 
 
-Step = LoopNest | LibraryCall
+#: A step that is not made of others.
+Single = LoopNest | LibraryCall
+Step = Single | Attention
+
+
+def singles(step: Step) -> tuple[Single, ...]:
+    """``step`` itself, or the steps that it is made of."""
+    return step.steps if isinstance(step, Attention) else (step,)
 
 
 @frozen
@@ -390,9 +399,14 @@ class Program:
     def params(self) -> tuple[Buffer, ...]:
         return tuple(b for b in self.buffers.values() if b.role == "param")
 
-    def nests(self) -> Iterator[LoopNest]:
-        """Every nest, epilogues included, in order."""
+    def singles(self) -> Iterator[Single]:
+        """Every step in order, those that are made of others taken apart."""
         for step in self.steps:
+            yield from singles(step)
+
+    def nests(self) -> Iterator[LoopNest]:
+        """Every nest, epilogues and those of compound steps included, in order."""
+        for step in self.singles():
             if isinstance(step, LoopNest):
                 yield step
             elif step.epilogue is not None:

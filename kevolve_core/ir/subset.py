@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir.affine import affine
+from kevolve_core.ir.attention import Attention
 from kevolve_core.ir.expr import Const, Expr, Index, Load, Op, Var, walk
 from kevolve_core.ir.program import Let, LoopNest, Program, Reduce, Step, Store
 
@@ -48,6 +49,8 @@ class Subset:
 
     def refusal(self, step: Step) -> str:
         """Empty where ``step`` can be printed, else why it cannot: what `Renderer.supports` answers."""
+        if isinstance(step, Attention):
+            return f"{self.whose} has no kernel for attention"
         if not isinstance(step, LoopNest):
             return f"{self.whose} calls no library, and this needs {step.op}"
         for s in step.body:

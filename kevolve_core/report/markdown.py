@@ -140,7 +140,7 @@ def _search(record: RunRecord) -> str:
         "## Search",
         "",
         f"- {', '.join(asked)}" if asked else "",
-        f"{ended}, after {result.seconds:.1f} s ({Evidence.MEASURED.value}): {result.evaluations} candidates "
+        f"{ended}, {result.seconds:.1f} s in all ({Evidence.MEASURED.value}): {result.evaluations} candidates "
         f"evaluated, {record.accepted} accepted, {result.duplicates} duplicates",
     ]
     if (at := result.best_at) is not None:

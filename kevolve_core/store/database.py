@@ -53,6 +53,12 @@ class Database:
         with self._mutex, guarded(self.where), self._connection.begin():
             yield self._connection
 
+    def fold(self) -> None:
+        """Fold the write-ahead log into the database file now, and see that it could be done."""
+        with self._mutex, guarded(self.where):
+            self._connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+            self._connection.rollback()
+
     def close(self) -> None:
         """Close; a clean close folds the write-ahead log into the database file."""
         with self._mutex, guarded(self.where):

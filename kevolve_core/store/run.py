@@ -18,7 +18,7 @@ from kevolve_core.serial import dumps, loads
 from kevolve_core.store import codec, schema
 from kevolve_core.store.blobs import BlobStore, FsspecBlobs
 from kevolve_core.store.database import Database
-from kevolve_core.store.faults import damaged, guarded
+from kevolve_core.store.faults import FREE_SPACE, damaged, guarded
 from kevolve_core.store.lock import RunLock
 from kevolve_core.store.rows import EvaluationRow, EventRow, ProposalRow, RunInfo, StepRow
 
@@ -367,17 +367,30 @@ class RunStore:
 def _create_database(file: Path, values: Mapping[str, Any]) -> None:
     """Under another name first: a run is there whole or not at all, whenever its process is killed."""
     draft = file.with_name(file.name + ".new")
-    with guarded(str(file)):
-        for leftover in file.parent.glob(draft.name + "*"):
-            leftover.unlink()
-    database = Database(draft, create=True)
+    _clear(draft)
     try:
-        with database.transaction() as connection:
-            connection.execute(insert(schema.run).values(values))
-    finally:
-        database.close()
-    with guarded(str(file)):
-        os.replace(draft, file)
+        database = Database(draft, create=True)
+        try:
+            with database.transaction() as connection:
+                connection.execute(insert(schema.run).values(values))
+            database.fold()  # renamed without its log, it would be damaged
+        finally:
+            database.close()
+        with guarded(str(file)):
+            os.replace(draft, file)
+    except StoreError as error:
+        _clear(draft)
+        mend = error.mend
+        if mend == FREE_SPACE:
+            mend = "free space (or raise the quota), then start the run again: nothing was stored yet"
+        raise StoreError(error.what, got=error.got, where=str(file), mend=mend) from error
+
+
+def _clear(draft: Path) -> None:
+    """Remove what an earlier attempt left."""
+    with guarded(str(draft)):
+        for leftover in draft.parent.glob(draft.name + "*"):
+            leftover.unlink()
 
 
 def _existing(path: str | Path) -> Path:

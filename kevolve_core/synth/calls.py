@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Expr, Index, LibraryCall, Load, Operand, Step, address
+from kevolve_core.ir import Expr, Index, LibraryCall, Load, Operand, Single, address
 from kevolve_core.synth.channels import definite
 from kevolve_core.synth.fuse import Fusion, Group
 from kevolve_core.synth.layout import Layout
@@ -102,7 +102,7 @@ class CallBuilder:
             tuple(names) if several else (), order=self.layout(first.name).order if not several else (),
         )  # fmt: skip
 
-    def recurrence(self, group: Group) -> list[Step]:
+    def recurrence(self, group: Group) -> list[Single]:
         """A recurrence as a nest that puts the first state in place, and a repeated product with its cell."""
         d = self.fusion.defs[group.members[0]]
         call = d.call

@@ -7,18 +7,20 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from attrs import evolve
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.interfaces import Proposal, Renderer, Selective, Work
-from kevolve_core.ir import LibraryCall, Program, Step
+from kevolve_core.interfaces import Fusing, Proposal, Renderer, Selective, Work
+from kevolve_core.ir import Attention, LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.model import Candidate, Device, Origin, content_hash
+from kevolve_core.model import Candidate, Device, Origin
 from kevolve_core.space import Point, Space
 from kevolve_core.synth.channels import CHANNELS_LAST, CONVERTS, LAYOUTS, preferred
-from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps
+from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps, stepped
 from kevolve_core.synth.graph import Graph
+from kevolve_core.synth.online_attention import ONLINE_ATTENTION
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
 from kevolve_core.synth.reference import graph_of
 from kevolve_core.synth.work import program_work
@@ -27,7 +29,8 @@ __all__ = ["SynthGenerator"]
 
 SpaceOf = Callable[[Step, Device, str], Space]
 _TRIES = 32  # draws of a distinct, printable candidate before the generator says it has nothing more
-_POOL = 64  # genomes that a policy's preference chooses from: milliseconds without rendering (estimated)
+_POOL = 160  # genomes that a policy's preference chooses from: some ten milliseconds unrendered (estimated)
+_ANYWHERE = 0.25  # share of them that is drawn from the whole space (estimated)
 _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 
 
@@ -36,7 +39,8 @@ class SynthGenerator:
 
     Draft 0 is the default point with everything fused; the next are the same in the other order of memory
     (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
-    the default of every other language and the spaces' ``starts``; later drafts sample schedules and
+    the same with attention in parts (where the language has one kernel for it), the default of every other
+    language and the spaces' ``starts``; later drafts sample schedules and
     partitions. Under the ``parity`` policy spaces are without their ``coarse`` choices;
     ``mutate`` and ``crossover`` start from the parents' genomes (where none has one, a draft is made);
     ``sample`` is a uniform draw. Where the policy has a preference, it chooses from a pool of genomes before
@@ -175,24 +179,28 @@ class SynthGenerator:
         return [g for g in parents if g.language in self._renderers]
 
     def _pool(self, context: Proposal) -> list[Genome]:
-        """Genomes for a policy to choose from, as different from the parents (of a draft: the default) as
-        single moves make them. Not rendered, so they cost next to nothing; one new partition at most, which
-        has to be lowered."""
+        """Distinct genomes for a policy to choose from: one to three moves from the parents (of a draft: from
+        the default), and uniform schedules of their partitions, so that a preference is never shut in. Not
+        rendered, so they cost next to nothing; one new partition at most, which has to be lowered."""
         rng = random.Random(f"{context.seed}:{context.sequence}:pool")
         parents = self._parents(context) if context.operator != "draft" else []
         starts = parents or [Genome(language, self._defaults[language]) for language in self._languages()]
-        moved = self._moved(starts[0].partition, rng)
+        moved = self._moved(starts[0].partition, starts[0].language, rng)
         starts.append(evolve(starts[0], partition=moved))
-        pool: dict[str, Genome] = {}
+        spaces = [self._spaces_of(start.partition, start.language) for start in starts]
+        known = [moved_steps(s.steps, own, rng, 0) for s, own in zip(starts, spaces, strict=True)]
+        pool: dict[tuple[Any, ...], Genome] = {}
         for number in range(_POOL):
-            start = starts[number % len(starts)]
-            spaces = self._spaces_of(start.partition, start.language)
-            if not parents and rng.random() < 0.5:
-                steps = sampled_steps(spaces, rng)
+            place = number % len(starts)
+            start, own = starts[place], spaces[place]
+            if rng.random() < (_ANYWHERE if parents else 0.5):
+                steps = sampled_steps(own, rng)
             else:
-                steps = moved_steps(start.steps, spaces, rng, rng.randint(1, 3))
-            genome = evolve(start, steps=steps)
-            pool.setdefault(content_hash(genome.plain()), genome)
+                steps = stepped(known[place], own, rng, rng.randint(1, 3))
+            values = tuple(tuple(point.values()) for point in steps.values())
+            key = (start.language, start.partition, values)
+            if key not in pool:
+                pool[key] = evolve(start, steps=steps)
         return list(pool.values())
 
     def _genome(self, context: Proposal, rng: random.Random, attempt: int) -> tuple[Genome, str]:
@@ -221,18 +229,21 @@ class SynthGenerator:
         language = rng.choice(languages)
         partition = self._defaults[language]
         if rng.random() < _GRAPH_MOVES:
-            partition = self._moved(partition, rng)
+            partition = self._moved(partition, language, rng)
         spaces = self._spaces_of(partition, language)
         return Genome(language, partition, moved_steps({}, spaces, rng, rng.randint(1, 3))), "near default"
 
     def _started(self) -> list[tuple[Genome, str]]:
-        """What is tried right after the default: the same in the other order of memory, where there are two;
-        the defaults of the other languages; then every language's first start, second start, and so on. Steps
-        that have fewer keep their default."""
+        """What is tried right after the default: the same in the other order of memory, where there are two,
+        and with attention in parts, where it is one step; the defaults of the other languages; then every
+        language's first start, second start, and so on. Steps that have fewer keep their default."""
         languages = self._languages()
         usual = self._defaults
         others = languages[1:]
         found = [(self._with_steps(Genome(language, usual[language]), {}), "default") for language in others]
+        if (first := usual[languages[0]]).attention:
+            parts = Genome(languages[0], evolve(first, attention=False))
+            found.insert(0, (self._with_steps(parts, {}), "attention in parts"))
         if self._has_layouts():
             other = Genome(languages[0], _turned(usual[languages[0]]))
             found.insert(0, (self._with_steps(other, {}), "layout"))
@@ -252,24 +263,25 @@ class SynthGenerator:
         language = rng.choice(self._languages())
         partition = self._defaults[language]
         if rng.random() < _GRAPH_MOVES:
-            partition = self._moved(partition, rng)
+            partition = self._moved(partition, language, rng)
         return Genome(language, partition, sampled_steps(self._spaces_of(partition, language), rng)), "sample"
 
     def _mutated(self, parent: Genome, rng: random.Random, strength: int) -> tuple[Genome, str]:
         partition, note = parent.partition, "schedule"
         if rng.random() < _GRAPH_MOVES:
-            partition = self._moved(partition, rng)
+            partition = self._moved(partition, parent.language, rng)
             note = "partition"
         spaces = self._spaces_of(partition, parent.language)
         moves = 0 if partition != parent.partition else min(6, strength + (rng.random() < 0.3))
         return Genome(parent.language, partition, moved_steps(parent.steps, spaces, rng, moves)), note
 
-    def _moved(self, partition: Partition, rng: random.Random) -> Partition:
+    def _moved(self, partition: Partition, language: str, rng: random.Random) -> Partition:
         first = self._programs(partition)[0]
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
         return moved_partition(
-            partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts()
-        )
+            partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts(),
+            self._fuses(language, partition),
+        )  # fmt: skip
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
         spaces = self._spaces_of(genome.partition, genome.language)
@@ -313,10 +325,22 @@ class SynthGenerator:
             )
         return self._synthesised[partition]
 
-    def _steps(self, partition: Partition) -> dict[str, Step]:
+    def _fuses(self, language: str, partition: Partition) -> bool:
+        """Whether attention may be one step in ``language``, and there is any."""
+        fuses = isinstance(self._renderers[language], Fusing)
+        return fuses and any(s.attentions for s in self._programs(partition))
+
+    def _shown(self, partition: Partition, language: str) -> list[Program]:
+        """The programs as the renderer of ``language`` is to see them."""
+        programs = [s.program for s in self._programs(partition)]
+        if isinstance(self._renderers[language], Fusing):
+            return programs
+        return [evolve(p, steps=tuple(p.singles())) for p in programs]
+
+    def _steps(self, partition: Partition, language: str) -> dict[str, Step]:
         """A step by name, of the case that counts most: what its schedule space is made from."""
         weight = {c.name: (c.role == "tune", c.weight) for c in self._cases()}
-        programs = [s.program for s in self._programs(partition)]
+        programs = self._shown(partition, language)
         found: dict[str, Step] = {}
         for program in sorted(programs, key=lambda p: weight[p.case], reverse=True):
             for step in program.steps:
@@ -328,7 +352,7 @@ class SynthGenerator:
         if key not in self._spaces:
             spaces = {
                 name: self._space_of(step, self._device, language)
-                for name, step in self._steps(partition).items()
+                for name, step in self._steps(partition, language).items()
             }
             if self._spec.precision.policy == "parity":
                 spaces = {name: space.exact() for name, space in spaces.items()}
@@ -349,13 +373,16 @@ class SynthGenerator:
         return list(self._defaults)
 
     def _settled(self, language: str) -> str:
-        """Why ``language`` is not offered; where it is, its default partition is noted: the usual one, or
-        that in the other order of memory where it has nothing for the usual one."""
+        """Why ``language`` is not offered; where it is, its default partition is noted: the usual one, with
+        attention as one step where it has a kernel for that, or that in the other order of memory where it
+        has nothing for the usual one."""
         usual = self._usual()
         choices = [usual, *([_turned(usual)] if self._has_layouts() else [])]
+        if self._fuses(language, usual):
+            choices = [x for p in choices for x in (evolve(p, attention=True), p)]
         refusals: list[str] = []
         for partition in choices:
-            why = self._refusal(language, [s.program for s in self._programs(partition)])
+            why = self._refusal(language, self._shown(partition, language))
             if not why:
                 self._defaults[language] = partition
                 return ""
@@ -367,7 +394,11 @@ class SynthGenerator:
         renderer = self._renderers[language]
         for program in programs:
             for step in program.steps:
-                if reason := renderer.supports(step):
+                if isinstance(step, Attention) and isinstance(renderer, Fusing):
+                    reason = renderer.fuses(step)
+                else:
+                    reason = renderer.supports(step)
+                if reason:
                     return f"{step.name}: {reason}"
         return renderer.declines(programs) if isinstance(renderer, Selective) else ""
 
@@ -376,10 +407,12 @@ class SynthGenerator:
         names = dict.fromkeys(name for g in self._graphs.values() for name in g.rewrites)
         if not partition.channels_last:
             names.pop(CHANNELS_LAST, None)
+        if not (partition.attention and any(s.attentions for s in self._programs(partition))):
+            names.pop(ONLINE_ATTENTION, None)
         return ", ".join(names)
 
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
-        programs = [s.program for s in self._programs(genome.partition)]
+        programs = self._shown(genome.partition, genome.language)
         renderer = self._renderers[genome.language]
         candidate = renderer.render(self._spec, programs, dict(genome.steps))
         notes = {"move": note, "rewrites": self._rewrites(genome.partition)}

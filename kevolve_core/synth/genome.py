@@ -1,9 +1,9 @@
 """Genomes of synthesised candidates, and the moves between them.
 
 A genome is JSON: ``{"generator": "synth", "language": …, "partition": {"apart": [[consumer, producer], …],
-"stored": […], "epilogues": bool, "recomputed": […], "segments": bool, "channels_last": bool}, "steps":
-{step's name: point of its schedule space}}``. Names are those of the reference's graph, so that a genome
-means the same on every case, and a step that another partition lacks simply takes its default.
+"stored": […], "epilogues": bool, "recomputed": […], "segments": bool, "channels_last": bool, "attention":
+bool}, "steps": {step's name: point of its schedule space}}``. Names are those of the reference's graph, so
+that a genome means the same on every case, and a step that another partition lacks simply takes its default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kevolve_core.model import freeze
 from kevolve_core.space import Point, Space
 from kevolve_core.synth.program import Partition
 
-__all__ = ["Genome", "crossed", "moved_partition", "moved_steps", "sampled_steps"]
+__all__ = ["Genome", "crossed", "moved_partition", "moved_steps", "sampled_steps", "stepped"]
 
 NAME = "synth"
 
@@ -39,6 +39,8 @@ class Genome:
             unusual["segments"] = False
         if p.channels_last:
             unusual["channels_last"] = True
+        if p.attention:
+            unusual["attention"] = True
         return {
             "generator": NAME,
             "language": self.language,
@@ -64,6 +66,7 @@ class Genome:
             frozenset(str(n) for n in p.get("recomputed", [])),
             bool(p.get("segments", True)),
             bool(p.get("channels_last", False)),
+            bool(p.get("attention", False)),
         )
         return cls(str(value["language"]), partition, dict(value.get("steps", {})))
 
@@ -72,7 +75,14 @@ def moved_steps(
     steps: Mapping[str, Point], spaces: Mapping[str, Space], rng: random.Random, moves: int = 1
 ) -> dict[str, Point]:
     """``steps`` (made legal) with ``moves`` steps of one parameter each."""
-    out: dict[str, Point] = {n: s.repaired(steps.get(n, {})) for n, s in spaces.items()}
+    return stepped({n: s.repaired(steps.get(n, {})) for n, s in spaces.items()}, spaces, rng, moves)
+
+
+def stepped(
+    steps: Mapping[str, Point], spaces: Mapping[str, Space], rng: random.Random, moves: int = 1
+) -> dict[str, Point]:
+    """`moved_steps` of what is legal already."""
+    out = dict(steps)
     names = [n for n, s in spaces.items() for p in s.parameters if len(p.choices) > 1]
     for _ in range(moves if names else 0):
         name = rng.choice(names)
@@ -93,10 +103,11 @@ def moved_partition(
     rng: random.Random,
     tables: Sequence[str] = (),
     layouts: bool = False,
+    attention: bool = False,
 ) -> Partition:
     """One graph move: cut or join an edge, keep or recompute a shared value or a table, epilogues on or off,
-    channels-last memory or not (where there are ``layouts`` to choose from). The partition itself where there
-    is no move."""
+    channels-last memory or not (where there are ``layouts`` to choose from), attention as one step or in
+    parts (where there is ``attention``). The partition itself where there is no move."""
     moves: list[Partition] = [evolve(partition, apart=partition.apart | {e}) for e in edges]
     moves += [evolve(partition, apart=partition.apart - {e}) for e in sorted(partition.apart)]
     moves += [evolve(partition, stored=partition.stored | {n}) for n in shared if n not in partition.stored]
@@ -106,6 +117,8 @@ def moved_partition(
         moves.append(evolve(partition, epilogues=not partition.epilogues))
     if layouts:
         moves.append(evolve(partition, channels_last=not partition.channels_last))
+    if attention:
+        moves.append(evolve(partition, attention=not partition.attention))
     return rng.choice(moves) if moves else partition
 
 

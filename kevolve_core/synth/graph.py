@@ -88,13 +88,15 @@ class Graph:
     """Nodes in topological order. ``outputs`` are the leaves of the reference's result, depth first, and
     ``structure`` that result with leaf numbers in place of tensors (see `kevolve_core.ir.Program`);
     ``rewrites`` names those of `kevolve_core.synth.simplify` that changed it, and ``channels_last`` the
-    convolutions that `kevolve_core.synth.channels` may give another order of memory."""
+    convolutions that `kevolve_core.synth.channels` may give another order of memory; ``attention`` is whether
+    `kevolve_core.synth.online_attention` looks for attention in what it is lowered to."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref, ...]
     structure: Any = 0
     rewrites: tuple[str, ...] = ()
     channels_last: tuple[str, ...] = ()
+    attention: bool = False
 
     def node(self, name: str) -> Node:
         for n in self.nodes:

@@ -46,7 +46,7 @@ def run_program(
         params: state_dict of the reference's module.
     """
     memory = _Memory(program, inputs, params or {})
-    for step in program.steps:
+    for step in program.singles():
         if isinstance(step, LoopNest):
             _Nest(step, memory).run()
         elif step.repeat:

@@ -8,13 +8,14 @@ from typing import Any
 from attrs import evolve, frozen
 
 from kevolve_core.ir import (
+    Attention,
     Buffer,
     LibraryCall,
     Load,
     LoopNest,
     OutputRef,
     Program,
-    Step,
+    Single,
     address,
     affine,
     walk,
@@ -27,6 +28,7 @@ from kevolve_core.synth.inline import LEAVES
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
 from kevolve_core.synth.nests import NestBuilder
+from kevolve_core.synth.online_attention import attended
 from kevolve_core.synth.rows import split_large, split_rows
 from kevolve_core.synth.tables import landings, tables
 
@@ -44,6 +46,8 @@ class Partition:
         recomputed: definitions that `kevolve_core.synth.tables` would keep in memory, not to be kept.
         segments: whether loops are cut where a tensor is put together (`kevolve_core.synth.segments`).
         channels_last: whether convolutions run on channels-last memory (`kevolve_core.synth.channels`).
+        attention: whether attention is one step (`kevolve_core.synth.online_attention`); off by default,
+            since only some languages have a kernel for it.
     """
 
     apart: frozenset[tuple[str, str]] = frozenset()
@@ -52,6 +56,7 @@ class Partition:
     recomputed: frozenset[str] = frozenset()
     segments: bool = True
     channels_last: bool = False
+    attention: bool = False
 
 
 @frozen(eq=False)
@@ -65,6 +70,7 @@ class Synthesised:
     opaque: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()  # kept in memory because many elements share them
     points: tuple[str, ...] = ()  # every pointwise definition that the result depends on
+    attentions: tuple[str, ...] = ()  # steps of attention that are one step, or could be
 
 
 def synthesise(graph: Graph, case: str = "", partition: Partition | None = None) -> Synthesised:
@@ -75,7 +81,12 @@ def synthesise(graph: Graph, case: str = "", partition: Partition | None = None)
     """
     partition = partition or Partition()
     last = frozenset(graph.channels_last) if partition.channels_last else frozenset()
-    return _Assembler(lower(graph), case, partition, last).assembled()
+    made = _Assembler(lower(graph), case, partition, last).assembled()
+    if not graph.attention:
+        return made
+    fused = attended(made.program)
+    found = tuple(s.name for s in fused.steps if isinstance(s, Attention))
+    return evolve(made, program=fused if partition.attention else made.program, attentions=found)
 
 
 class _Assembler:
@@ -296,7 +307,7 @@ class _Assembler:
         self.buffer_names[d.name] = name
         return name
 
-    def _buffers(self, steps: Sequence[Step]) -> dict[str, Buffer]:
+    def _buffers(self, steps: Sequence[Single]) -> dict[str, Buffer]:
         for d in self.lowering.defs.values():
             if d.kind in {"input", "param"}:
                 self.layout(d.name)
@@ -327,12 +338,12 @@ class _Assembler:
 
     # --- steps ----------------------------------------------------------------------------------------------
 
-    def _steps(self, fusion: Fusion, groups: Sequence[Group]) -> list[Step]:
+    def _steps(self, fusion: Fusion, groups: Sequence[Group]) -> list[Single]:
         builder = NestBuilder(fusion, self.layout, lambda n: n in self.memory, self.partition.segments)
         calls = self._calls(fusion)
         epilogue_of = self._epilogues(fusion, groups) if self.partition.epilogues else {}
         inside = {k: g for g, k in epilogue_of.items()}
-        steps: list[Step] = []
+        steps: list[Single] = []
         for k, group in enumerate(groups):
             if group.library and recurs(fusion, group):
                 steps.extend(calls.recurrence(group))
@@ -404,7 +415,7 @@ def _size(shape: Sequence[int]) -> int:
     return out
 
 
-def _touched(step: Step) -> frozenset[str]:
+def _touched(step: Single) -> frozenset[str]:
     if isinstance(step, LoopNest):
         return step.reads() | frozenset(step.writes())
     found = {o.buffer for o in step.operands} | {step.output} | {n for n in step.outputs if n}

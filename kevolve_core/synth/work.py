@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from kevolve_core.interfaces import Work
 from kevolve_core.ir import (
+    Attention,
     Buffer,
     Contract,
     Expr,
@@ -24,10 +25,12 @@ from kevolve_core.ir import (
     Reduce,
     Scan,
     Search,
+    Single,
     Step,
     Store,
     axes_of,
     itemsize,
+    singles,
     vars_of,
     walk,
 )
@@ -40,21 +43,36 @@ _FREE = frozenset(["cast", "where", "lt", "le", "gt", "ge", "eq", "ne"])
 def program_work(program: Program) -> Work:
     """Work of the whole program: temporaries do not count."""
     return _work(
-        program.steps, program.buffers, frozenset(["input", "param", "constant"]), frozenset(["output"])
+        program.singles(), program.buffers, frozenset(["input", "param", "constant"]), frozenset(["output"])
     )
 
 
 def step_work(step: Step, buffers: Mapping[str, Buffer]) -> Work:
     """Work of one step on its own: everything it reads and writes counts, but what passes from a library call
-    to its epilogue."""
+    to its epilogue, and between the parts of attention."""
     everything = frozenset(["input", "param", "constant", "temp", "output"])
-    passing = {step.output} if isinstance(step, LibraryCall) and step.epilogue is not None else set()
+    passing: set[str] = set()
+    if isinstance(step, LibraryCall) and step.epilogue is not None:
+        passing = {step.output}
+    elif isinstance(step, Attention):
+        passing = _stored(step) - set(step.result.writes())
     kept = {n: b for n, b in buffers.items() if n not in passing}
-    return _work((step,), kept, everything, everything)
+    return _work(singles(step), kept, everything, everything)
+
+
+def _stored(step: Attention) -> set[str]:
+    """Buffers that the parts of ``step`` write."""
+    found: set[str] = set()
+    for part in step.steps:
+        if isinstance(part, LibraryCall):
+            found.add(part.output)
+        nest = part.epilogue if isinstance(part, LibraryCall) else part
+        found |= set() if nest is None else set(nest.writes())
+    return found
 
 
 def _work(
-    steps: Iterable[Step], buffers: Mapping[str, Buffer], read: frozenset[str], written: frozenset[str]
+    steps: Iterable[Single], buffers: Mapping[str, Buffer], read: frozenset[str], written: frozenset[str]
 ) -> Work:
     touched: dict[str, dict[object, float]] = {}
     stored: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The classifier surrogate: what it learns, what it ranks, and that it costs the same at any population."""
+"""The surrogate: what it learns, what it ranks, and that it costs the same at any population."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import copy
 import itertools
 import json
 import math
+import pickle
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from evolve_fakes import DEVICE, SPEC
 
-from kevolve_core.errors import ConfigError
 from kevolve_core.evolve.points import PointGenerator
 from kevolve_core.evolve.policies import SurrogatePolicy, make_policy
-from kevolve_core.evolve.policies.examples import Example, Examples, labelled
-from kevolve_core.evolve.policies.features import features_of, matrix
-from kevolve_core.evolve.policies.forest import Forest
+from kevolve_core.evolve.policies.examples import Example, Examples
+from kevolve_core.evolve.policies.features import ABSENT, features_of, matrix
+from kevolve_core.evolve.policies.gaussian import Array, Process, Rows
 from kevolve_core.interfaces import Proposal
 from kevolve_core.model import Candidate, Evaluation, Verdict, VerdictKind
 from kevolve_core.space import Constraint, Parameter, Space
@@ -94,9 +95,11 @@ def test_failures_are_ranked_below_what_works() -> None:
     sequence = guided(policy)
     preference = policy.preference(sequence, 0)
     assert preference is not None
-    works = preference([{"a": 8, "b": 4, "c": c, "d": 1} for c in (1, 2, 4)])
-    fails = preference([{"a": 8, "b": 4, "c": 16, "d": 1}])
-    assert max(fails) < max(works)
+    worth = preference([{"a": 8, "b": b, "c": c, "d": 4} for b in (1, 2, 4, 8) for c in (1, 2, 4, 16)])
+    works = [value for n, value in enumerate(worth) if n % 4 != 3 and value > -math.inf]
+    fails = [value for n, value in enumerate(worth) if n % 4 == 3 and value > -math.inf]
+    assert len(fails) >= 2
+    assert max(fails) < min(works)
 
 
 def test_what_was_tried_is_never_preferred() -> None:
@@ -129,7 +132,30 @@ def test_a_copy_that_was_told_the_same_prefers_the_same() -> None:
     assert list(one(points)) == list(other(points))
 
 
-def test_proposals_in_flight_are_judged_by_different_trees() -> None:
+def test_a_pickled_preference_prefers_the_same() -> None:
+    policy = told(60)
+    points = [SPACE.sample(random.Random(n)) for n in range(500, 540)]
+    preference = policy.preference(guided(policy), 3)
+    assert preference is not None
+    assert list(pickle.loads(pickle.dumps(preference))(points)) == list(preference(points))
+
+
+def test_a_pickled_policy_goes_on_as_it_would_have() -> None:
+    points = [SPACE.sample(random.Random(n)) for n in range(500, 540)]
+    first = told(61)
+    second = pickle.loads(pickle.dumps(first))
+    for policy in (first, second):
+        one = kernel(points[0])
+        policy.tell(61, one, outcome(one))
+    sequence = guided(first)
+    assert first.ask(sequence, 1) == second.ask(sequence, 1)
+    ours, theirs = first.preference(sequence, 1), second.preference(sequence, 1)
+    assert ours is not None
+    assert theirs is not None
+    assert list(ours(points)) == list(theirs(points))
+
+
+def test_proposals_in_flight_follow_different_functions() -> None:
     policy = told(60)
     points = [SPACE.sample(random.Random(n)) for n in range(500, 560)]
     preferences = [policy.preference(sequence, 0) for sequence in range(1000, 1010)]
@@ -137,22 +163,61 @@ def test_proposals_in_flight_are_judged_by_different_trees() -> None:
     assert len(judgements) > 1
 
 
+def test_a_pool_larger_than_the_shortlist_is_ranked_throughout() -> None:
+    policy = told(60)
+    points = list(
+        {tuple(p.values()): p for n in range(500) if (p := SPACE.sample(random.Random(n)))}.values()
+    )
+    preference = policy.preference(guided(policy), 0)
+    assert preference is not None
+    worth = [value for value in preference(points) if value > -math.inf]
+    assert len(worth) > 200
+    assert len(set(worth)) == len(worth)
+
+
 def test_it_says_nothing_before_it_knows_something() -> None:
     assert [SurrogatePolicy().preference(n, 0) for n in range(40)] == [None] * 40
 
 
-def test_without_scikit_learn_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kevolve_core.evolve.policies.forest.find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match="scikit-learn"):
-        make_policy("surrogate")
+def test_what_no_example_has_is_ranked_too() -> None:
+    """Genomes of another partition have other steps; those of another generator share no name at all."""
+    policy = told(40)
+    preference = policy.preference(guided(policy), 0)
+    assert preference is not None
+    worth = preference([{"a": 8, "b": 4, "c": 1}, {"a": 8, "mode": "new", "z": 3}, {"other": [1, 2]}, {}])
+    assert all(math.isfinite(value) for value in worth)
 
 
-def test_only_the_best_are_good_and_failures_are_bad() -> None:
-    examples = [Example(float(loss), n, str(n), {}) for n, loss in enumerate((0, 1, 2, 3, 4, 5, 6, math.inf))]
-    labels, weights = labelled(examples, 0.25)
-    assert labels == [1, 1, 1, 1, 0, 0, 0, 0]
-    assert weights[:4] == sorted(weights[:4], reverse=True)
-    assert weights[4:] == [1.0] * 4
+def test_equal_genomes_of_different_sources_are_learned_from() -> None:
+    policy, point = SurrogatePolicy(), {"a": 8, "b": 4, "c": 1, "d": 1}
+    for n in range(40):
+        one = Candidate({"k.py": str(n)}, "k.py", "fake", genome=point)
+        policy.tell(n, one, Evaluation(one.id, Verdict(VerdictKind.ACCEPTED), score=1.0))
+    preference = policy.preference(guided(policy), 0)
+    assert preference is not None
+    assert math.isfinite(preference([{**point, "d": 2}])[0])
+
+
+def test_while_nothing_works_it_drafts() -> None:
+    policy = SurrogatePolicy()
+    for n in range(40):
+        one = kernel({"a": n, "b": 1, "c": 1, "d": 1})
+        policy.tell(n, one, Evaluation(one.id, Verdict(VerdictKind.CRASH)))
+    assert [policy.ask(n, 0) for n in range(40, 60)] == [("draft", ())] * 20
+    assert [policy.preference(n, 0) for n in range(40, 60)] == [None] * 20
+
+
+def test_what_it_keeps_is_bounded() -> None:
+    policy = SurrogatePolicy(period=10**9)
+    rng = random.Random(0)
+    sizes = []
+    for n in range(3000):
+        one = kernel({name: rng.randrange(10**6) for name in "ab"})
+        kind = VerdictKind.CRASH if n % 5 == 0 else VerdictKind.ACCEPTED
+        policy.tell(n, one, Evaluation(one.id, Verdict(kind), score=None if n % 5 == 0 else rng.random()))
+        if n in {1999, 2999}:
+            sizes.append((len(policy._examples), len(policy._seen)))
+    assert sizes == [(256, 1024)] * 2
 
 
 def test_a_candidate_measured_again_counts_with_the_mean() -> None:
@@ -176,13 +241,50 @@ def test_genomes_become_numbers() -> None:
     assert matrix([features, {}], ["/x", "/on"]).tolist() == [[4.0, 1.0], [-1.0, -1.0]]
 
 
-def test_equal_arguments_give_an_equal_forest() -> None:
-    rows = [{"/x": float(n), "/y": float(n % 3)} for n in range(40)]
-    labels = [float(n > 30) for n in range(40)]
+def column(*values: float) -> Array:
+    return np.array(values, dtype=np.float64)[:, None]
 
-    def likelihood() -> Sequence[float]:
-        forest = Forest(rows, labels, [1.0] * 40, trees=8, seed=5)
-        return list(forest.likelihood(rows, random.Random(1)))
 
-    assert likelihood() == likelihood()
-    assert likelihood()[35] > likelihood()[5]
+def test_a_process_goes_through_what_was_measured_and_is_unsure_elsewhere() -> None:
+    table, target = column(1, 2, 4, 8, 32, 64), np.array([3.0, 2.0, 1.0, 2.0, 4.0, 5.0])
+    process = Process(table, target)
+    mean, deviation = process.predicted(Rows.of(table))
+    assert np.abs(mean - target).max() < 0.2
+    between, unsure = process.predicted(Rows.of(column(16)))
+    assert 2.0 < between[0] < 4.0
+    assert unsure[0] > deviation.max()
+    assert process.means(Rows.of(column(16))) == pytest.approx(between)
+
+
+def test_a_process_learns_which_columns_matter() -> None:
+    rng = random.Random(0)
+    rows = [[float(rng.randrange(8)), float(rng.randrange(8))] for _ in range(40)]
+    table = np.array(rows)
+    process = Process(table, table[:, 0] ** 2)
+    here = Rows.of(np.array([[3.0, 3.0]]))
+    matters = process.covariance(here, Rows.of(np.array([[6.0, 3.0]])))
+    does_not = process.covariance(here, Rows.of(np.array([[3.0, 6.0]])))
+    assert matters[0, 0] < 0.9 < does_not[0, 0]
+
+
+def test_sampled_functions_have_the_posterior_s_mean_and_deviation() -> None:
+    table, target = column(1, 2, 4, 8, 32, 64), np.array([3.0, 2.0, 1.0, 2.0, 4.0, 5.0])
+    process, at = Process(table, target), Rows.of(column(2, 16, 48))
+    drawn = np.array([process.sampled(at, np.random.default_rng(n)) for n in range(1000)])
+    mean, deviation = process.predicted(at)
+    assert drawn.mean(axis=0) == pytest.approx(mean, abs=0.15)
+    assert drawn.std(axis=0) == pytest.approx(deviation, rel=0.15)
+
+
+def test_what_is_absent_differs_from_every_value() -> None:
+    process = Process(column(ABSENT, 1, 2, 4, 8), np.array([5.0, 1.0, 2.0, 3.0, 4.0]))
+    near = process.covariance(Rows.of(column(ABSENT)), Rows.of(column(1, 2, 4, 8, ABSENT)))[0]
+    assert near[4] == 1.0
+    assert near[:4].max() < 1.0
+
+
+def test_equal_arguments_give_an_equal_process() -> None:
+    table = np.array([[float(n), float(n % 3)] for n in range(40)])
+    target = np.array([float(n > 30) for n in range(40)])
+    first, second = Process(table, target), Process(table, target)
+    assert first.means(Rows.of(table)).tolist() == second.means(Rows.of(table)).tolist()

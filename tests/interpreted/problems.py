@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from attrs import frozen
 
 from kevolve_core.synth.program import Partition
+from tests.interpreted.attention import ATTENTION, points_of
 
 __all__ = ["LOOPED", "POINTS", "PROBLEMS", "Problem"]
 
@@ -218,4 +219,8 @@ PROBLEMS: Mapping[str, Problem] = {
         _normal((4, 97), (4, 97)),
         {"default": {}},
     ),
+    **{
+        name: Problem(function, inputs, points_of(name), Partition(attention=True))
+        for name, (function, inputs) in ATTENTION.items()
+    },
 }  # fmt: skip

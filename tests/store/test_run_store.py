@@ -289,6 +289,23 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(store: RunStore) -> None:
         fill(again, 1, start=len(list(again.steps())))
 
 
+@pytest.mark.parametrize("limit", [8, 40, 72, 104, 136, 168, 1000])
+def test_a_run_that_did_not_fit_is_not_there(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "run"
+    said = ""
+    try:
+        with file_size_limit(limit << 10):
+            RunStore.create(path, spec=SPEC, settings={}).close()
+    except StoreError as error:
+        said = str(error)
+    assert bool(said) == (not list(path.glob("run.sqlite*")))
+    if said:
+        assert "start the run again" in said
+        RunStore.create(path, spec=SPEC, settings={}).close()
+    with RunStore.open(path) as again:
+        assert again.spec == SPEC
+
+
 def test_a_blob_that_did_not_fit_leaves_nothing(tmp_path: Path) -> None:
     blobs = FsspecBlobs(str(tmp_path))
     with file_size_limit(4096), pytest.raises(StoreError, match="the disk is full"):

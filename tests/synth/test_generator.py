@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from attrs import evolve, frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.interfaces import Proposal
-from kevolve_core.ir import LibraryCall, Program, Step
+from kevolve_core.ir import Attention, LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Precision, Reference
 from kevolve_core.model import Candidate, Device, Target
 from kevolve_core.serial import dumps, loads
@@ -214,6 +215,27 @@ def test_each_further_attempt_takes_the_next_preferred() -> None:
     assert worth == sorted(worth, reverse=True)
 
 
+def test_a_mutation_may_take_a_point_far_from_its_parents() -> None:
+    def noted(genome: Genome) -> float:
+        pool.append(genome)
+        return 0.0
+
+    def differences(one: Genome) -> int:
+        return sum(
+            point.get(name) != value
+            for step, point in one.steps.items()
+            for name, value in origin.steps.get(step, {}).items()
+        )
+
+    pool: list[Genome] = []
+    parents = propose(proposal(0))
+    origin = Genome.parsed(parents[0].genome)
+    assert origin is not None
+    propose(preferring(proposal(5, "mutate", *parents), noted))
+    assert len({json.dumps(genome.plain()) for genome in pool}) == len(pool)
+    assert 0 < sum(differences(genome) > 3 for genome in pool) < len(pool) / 2
+
+
 def test_where_all_of_the_pool_was_tried_a_draw_is_made() -> None:
     parents = propose(proposal(0))
     (made,) = propose(preferring(proposal(5, "mutate", *parents), lambda _genome: float("-inf")))
@@ -321,6 +343,63 @@ def test_without_the_fact_or_the_rewrite_the_order_of_memory_is_no_choice() -> N
 def test_the_search_may_change_the_order_of_memory() -> None:
     found = {moved_partition(Partition(), (), (), False, random.Random(k), layouts=True) for k in range(3)}
     assert found == {Partition(channels_last=True)}
+
+
+ATTENTION = KernelSpec(
+    "h",
+    Reference("import torch\n\ndef h(q, k, v):\n    return torch.softmax(q @ k.mT, -1) @ v\n", "h"),
+    (Case("a", tuple(InputSpec(name, (2, 5, 6)) for name in "qkv")),),
+)
+
+
+@frozen
+class Fuser:
+    """A `Printer` with a kernel for attention."""
+
+    language: str = "fused"
+
+    def supports(self, step: Step) -> str:
+        return Printer().supports(step)
+
+    def fuses(self, step: Attention) -> str:
+        return "" if step.safe or step.cols.extent < 9 else "too many keys"
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        return evolve(Printer().render(spec, programs, choices), language=self.language)
+
+
+def _attention(
+    spec: KernelSpec, sequence: int, operator: str = "draft", **renderers: Any
+) -> tuple[bool, str]:
+    """Whether a proposal has attention as one step, and the rewrites it names."""
+    made = SynthGenerator(spec, renderers, space, DEVICE)
+    (candidate,) = made.propose_now(Proposal(spec, DEVICE, sequence, 7, operator), 1)
+    assert ("Attention(" in candidate.files["kernel.py"]) == (candidate.libraries == ())
+    return "Attention(" in candidate.files["kernel.py"], str(candidate.origin.notes["rewrites"])
+
+
+def test_a_language_with_a_kernel_for_attention_starts_with_it_and_then_without() -> None:
+    assert _attention(ATTENTION, 0, fused=Fuser()) == (True, "identities, online_attention")
+    assert _attention(ATTENTION, 1, fused=Fuser()) == (False, "identities")
+
+
+def test_another_language_is_given_the_parts_of_attention() -> None:
+    assert {_attention(ATTENTION, k, "sample", text=Printer()) for k in range(12)} == {(False, "identities")}
+
+
+def test_attention_that_a_language_cannot_fuse_stays_in_parts() -> None:
+    inputs = (InputSpec("q", (2, 5, 6)), InputSpec("k", (2, 9, 6)), InputSpec("v", (2, 9, 6)))
+    spec = evolve(ATTENTION, cases=(Case("a", inputs),))
+    assert _attention(spec, 0, fused=Fuser()) == (False, "identities")
+
+
+def test_the_search_may_take_attention_apart() -> None:
+    whole = Partition(attention=True)
+    assert moved_partition(whole, (), (), False, random.Random(0), attention=True) == Partition()
+    genome = Genome("fused", whole)
+    assert Genome.parsed(genome.plain()) == genome
 
 
 def test_a_language_that_declines_one_order_of_memory_starts_from_the_other() -> None:

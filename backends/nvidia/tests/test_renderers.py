@@ -212,6 +212,29 @@ def test_products_are_wgmma_fed_by_tma(
     assert 0 < facts["shared_bytes"] <= 227 << 10
 
 
+@pytest.mark.parametrize(("dtype", "causal"), [("float16", True), ("float32", False)])
+def test_attention_is_one_kernel_on_matrix_units(compiler: NvidiaCompiler, dtype: str, causal: bool) -> None:
+    call = f"F.scaled_dot_product_attention(q, k, v, is_causal={causal})"
+    source = f"import torch.nn.functional as F\n\n\ndef f(q, k, v):\n    return {call}\n"
+    inputs = tuple(InputSpec(name, (2, 4, 500, 64), dtype=dtype) for name in "qkv")
+    spec = KernelSpec("attention", Reference(source, "f"), (Case("main", inputs),))
+    candidate = generator(spec, TritonRenderer()).default()
+    assert (candidate.libraries, check_candidate(candidate)) == ((), ())
+    artifact = compiler.compile(candidate, spec, spec.cases[0], target_of("sm_90a"))
+    (facts,) = artifact.facts["kernels"].values()
+    assert (facts["sass"]["tensor_hgmma"] > 0, facts["spill_bytes"]) == (True, 0)
+
+
+def test_languages_without_a_kernel_for_attention_are_given_its_parts() -> None:
+    source = "import torch\n\n\ndef f(q, k, v):\n    return torch.softmax(q @ k.mT, -1) @ v\n"
+    inputs = tuple(InputSpec(name, (2, 64, 64)) for name in "qkv")
+    spec = KernelSpec("attention", Reference(source, "f"), (Case("main", inputs),))
+    for renderer, fused in ((TritonRenderer(), True), (CudaRenderer(), False), (CuteRenderer(), False)):
+        candidate = generator(spec, renderer).default()
+        assert dict(candidate.genome or {})["partition"].get("attention", False) == fused
+        assert candidate.libraries == (() if fused or renderer.language == "cute" else ("aten::bmm",))
+
+
 def call_of(m: int, n: int, k: int) -> LibraryCall:
     operands = Operand("x", (m, k), (k, 1)), Operand("y", (k, n), (n, 1))
     return LibraryCall("lib_mm", "aten::mm", operands, "mm")

@@ -1,4 +1,4 @@
-"""What a surrogate learns from: a bounded choice of everything told, labelled good or bad."""
+"""What a surrogate learns from: a bounded choice of everything told."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from attrs import evolve, field, frozen
 
 from kevolve_core.evolve.policies.features import Features
 
-__all__ = ["Example", "Examples", "labelled"]
+__all__ = ["Example", "Examples"]
 
-_BEST, _FAILED, _OTHERS = 128, 128, 256  # a few hundred rows keep a forest cheap (estimated)
-_LEAST = 4  # good examples at least: fewer say nothing about what they share (estimated)
+_BEST, _FAILED, _OTHERS = 128, 64, 64  # the model's costs grow with the cube of their sum (estimated)
 
 
 @frozen(order=True)
@@ -63,21 +62,3 @@ class Examples:
         bisect.insort(self._best, example)
         if len(self._best) > _BEST:
             self._others.append(self._best.pop())
-
-
-def labelled(examples: Sequence[Example], good: float) -> tuple[list[float], list[float]]:
-    """Labels and weights for the likelihood-free estimate of expected improvement (Song et al. 2022,
-    https://proceedings.mlr.press/v162/song22b.html): the best share ``good`` of what was measured is good and
-    weighs by how far it is beyond the threshold; everything else is bad, failures included.
-
-    Half of a good example's weight is the same for all, so that one outlier does not outweigh the others
-    (estimated).
-    """
-    losses = sorted(e.loss for e in examples if math.isfinite(e.loss))
-    count = min(len(losses) - 1, max(_LEAST, math.ceil(good * len(losses))))
-    threshold = losses[count]
-    gains = [max(0.0, threshold - e.loss) for e in examples]
-    number = sum(gain > 0 for gain in gains)
-    mean = sum(gains) / number if number else 1.0
-    weights = [0.5 + 0.5 * gain / mean if gain > 0 else 1.0 for gain in gains]
-    return [float(gain > 0) for gain in gains], weights

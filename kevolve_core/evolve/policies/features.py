@@ -1,4 +1,4 @@
-"""Genomes as rows of numbers, so that trees can split on them."""
+"""Genomes as rows of numbers, so that a model can learn from them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Features", "features_of", "matrix"]
+__all__ = ["ABSENT", "Features", "features_of", "matrix"]
 
-#: Column name -> value. Numbers keep their value (a tree needs their order alone); every other value is a
-#: column of its own that holds 1.
+#: Column name -> value. Numbers keep their value; every other value is a column of its own that holds 1.
 Features = Mapping[str, float]
-_ABSENT = -1.0  # below every count, size and flag, so that one split tells "has no such tunable"
+#: What a row holds that has no such tunable: below every count, size and flag.
+ABSENT = -1.0
 
 
 def features_of(genome: Mapping[str, Any]) -> dict[str, float]:
@@ -37,7 +37,7 @@ def _flatten(path: str, value: Mapping[str, Any], found: dict[str, float]) -> No
             found[f"{name}={inner!r}"] = 1.0
 
 
-def matrix(rows: Sequence[Features], columns: Sequence[str]) -> npt.NDArray[np.float32]:
+def matrix(rows: Sequence[Features], columns: Sequence[str]) -> npt.NDArray[np.float64]:
     """Rows × columns; what a row lacks is -1."""
-    table = [[row.get(name, _ABSENT) for name in columns] for row in rows]
-    return np.asarray(table, dtype=np.float32).reshape(len(rows), len(columns))
+    table = [[row.get(name, ABSENT) for name in columns] for row in rows]
+    return np.asarray(table, dtype=np.float64).reshape(len(rows), len(columns))

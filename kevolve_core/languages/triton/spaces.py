@@ -13,6 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from kevolve_core.ir import (
+    Attention,
     Contract,
     LibraryCall,
     Load,
@@ -25,6 +26,7 @@ from kevolve_core.ir import (
     itemsize,
     walk,
 )
+from kevolve_core.languages.triton.attention_space import attention_space
 from kevolve_core.languages.triton.render.contraction import is_product
 from kevolve_core.languages.triton.render.nest import without_first
 from kevolve_core.languages.triton.render.product import ProductSchedule
@@ -69,8 +71,9 @@ class TritonFacts:
         coarse: those of them whose operands are rounded to fewer bits than float32 products need: the
             parity policy refuses them wherever its baseline multiplies in float32, so convolutions, which
             vendors' libraries may round as much, keep them.
-        product_starts, nest_starts: partial points to try first (`Space.starts`), of products of float32
-            and of half precision, and of nests that combine.
+        product_starts, half_starts, nest_starts: partial points to try first (`Space.starts`), of products
+            of float32 and of half precision, and of nests that combine.
+        attention_starts, half_attention_starts: likewise of attention in float32 and in half precision.
     """
 
     processors: int = 64
@@ -83,6 +86,8 @@ class TritonFacts:
     product_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     half_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     nest_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    attention_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    half_attention_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
 
 def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSchedule:
@@ -158,6 +163,8 @@ def _sums(nest: LoopNest) -> bool:
 
 def schedule_space(step: Step, facts: TritonFacts) -> Space:
     """Tunables of ``step`` in Triton, with constraints from ``facts``. The default point is legal."""
+    if isinstance(step, Attention):
+        return attention_space(step, facts)
     nest = step.epilogue if isinstance(step, LibraryCall) else step
     parameters: list[Parameter] = []
     constraints: list[Constraint] = []

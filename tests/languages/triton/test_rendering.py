@@ -18,7 +18,7 @@ from kevolve_core.languages.triton import TritonRenderer
 from kevolve_core.model import Candidate
 from kevolve_core.synth.capture import capture
 from kevolve_core.synth.lower import TABLE
-from kevolve_core.synth.program import synthesise
+from kevolve_core.synth.program import Partition, synthesise
 from kevolve_core.synth.simplify import simplified
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,7 +27,8 @@ GENERATED = {"implementation": "generated"}
 
 def program_of(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Program:
     inputs = [torch.zeros(s) for s in shapes]
-    return synthesise(simplified(capture(function, inputs, keep=TABLE)), "main").program
+    graph = simplified(capture(function, inputs, keep=TABLE))
+    return synthesise(graph, "main", Partition(attention=True)).program
 
 
 def rendered(program: Program, point: Mapping[str, Any] | None = None, kind: str = "function") -> Candidate:
@@ -46,6 +47,11 @@ EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Ma
         lambda x, w, b: F.relu(F.conv2d(x, w, b, padding=1)),
         ((8, 16, 32, 32), (64, 16, 3, 3), (64,)),
         GENERATED,
+    ),
+    "attention": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
+        ((2, 8, 1000, 96), (2, 2, 1000, 96), (2, 2, 1000, 96)),
+        {},
     ),
     "split_depth": (lambda x, y: x @ y, ((64, 8192), (8192, 64)), {**GENERATED, "tile_split": 8}),
 }
@@ -81,6 +87,20 @@ def test_a_generated_product_declares_no_library_call() -> None:
     assert rendered(program, GENERATED).libraries == ()
 
 
+def test_attention_is_one_kernel_and_no_library_call() -> None:
+    program = program_of(F.scaled_dot_product_attention, *[(2, 4, 300, 64)] * 3)
+    candidate = rendered(program)
+    assert candidate.libraries == ()
+    assert candidate.files["kernel.py"].count("@triton.jit") == 1
+    assert candidate.files["kernel.py"].count("torch.empty(") == 1
+
+
+def test_scores_that_no_memory_could_hold_need_no_wide_index() -> None:
+    with FakeTensorMode():
+        program = program_of(F.scaled_dot_product_attention, *[(2, 16, 1 << 14, 64)] * 3)
+    assert "int64" not in rendered(program).files["kernel.py"]
+
+
 def test_cases_have_kernels_of_their_own() -> None:
     programs = []
     for case, n in (("small", 8), ("large", 4096)):
@@ -114,6 +134,10 @@ def test_a_tensor_beyond_two_billion_elements_is_indexed_with_64_bits() -> None:
             ("part", "row", "col"), id="parts of a split depth",
         ),
         pytest.param(lambda x: x.sum(0), ((1 << 17, 1 << 15),), {}, ("row", "col"), id="long columns"),
+        pytest.param(
+            F.scaled_dot_product_attention, ((64, 32, 1 << 14, 64),) * 3, {},
+            ("batch", "row", "col", "col_down", "depth", "depth_down", "width"), id="attention",
+        ),
         pytest.param(lambda x: x.cumsum(0), ((1 << 17, 1 << 15),), {}, ("row", "col"), id="scan"),
         pytest.param(
             lambda x: F.softmax(x, 1), ((64, 1024, 1 << 16),), {"rows": 1, "cols": 1024}, ("row", "col"),

@@ -34,6 +34,11 @@ STEPS = {
     "scan": (lambda x: torch.cumsum(x, -1), ((1000, 333),)),
     "product": (lambda x, y: x @ y, ((256, 512), (512, 128))),
     "product and what follows": (lambda x, y: (x @ y).relu(), ((256, 512), (512, 128))),
+    "attention": (F.scaled_dot_product_attention, ((2, 3, 100, 40),) * 3),
+    "causal attention of wide heads": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        ((1, 2, 100, 256),) * 3,
+    ),
     "convolution": (lambda x, w: F.conv2d(x, w), ((2, 3, 9, 9), (4, 3, 3, 3))),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kevolve_core.ir import (
+    Attention,
     Const,
     Contract,
     Expr,
@@ -25,8 +26,9 @@ from kevolve_core.ir import (
     vars_of,
 )
 from kevolve_core.model import Device
-from kevolve_core.space import Constraint, Parameter, Space
+from kevolve_core.space import Constraint, Parameter, Point, Space
 from kevolve_cpu.render.affine import analyse
+from kevolve_cpu.render.attention import fusible
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
 from kevolve_cpu.render.online import Online, online_of, reuses_exponentials
@@ -41,6 +43,7 @@ _COLUMNS = 1024  # of a tile over rows: whole pages of float32; narrower ones we
 _KEPT_BYTES = 1 << 20  # half the L2 cache of current server CPUs: beyond, computing again is no slower
 _LEAST_LANES = 7  # points of an axis below which most lanes of a vector along it would idle; estimated
 _BLOCK = 1024  # elements that stay in the L1 cache between two readings; 4096 were no faster
+_SCORES = 1 << 18  # bytes of a block of scores: with its keys and values they stay in the L2 cache; estimated
 _LINEAR = 64  # elements up to which comparing with all of them is worth trying; estimated
 
 
@@ -224,6 +227,8 @@ def schedule_space(step: Step, device: Device | None, language: str = "cpp") -> 
     call (0: all at once), so that the epilogue reads them while they are in the cache."""
     facts: Mapping[str, Any] = device.facts if device is not None else {}
     cores = int(facts.get("cores", 2))
+    if isinstance(step, Attention):
+        return _attention_space(step, cores, int(facts.get("vector_bytes", 64)))
     nest = step.epilogue if isinstance(step, LibraryCall) else step
     parameters: list[Parameter] = []
     constraints: list[Constraint] = []
@@ -263,6 +268,36 @@ def _product_parameters(
         ),
     ]
     return [Parameter("product", ("library", "generated"), "library"), *blocks], constraints
+
+
+def _attention_space(a: Attention, cores: int, vector_bytes: int) -> Space:
+    """Tunables of attention as one function; where it runs in parts they change nothing."""
+    if fusible(a):
+        return Space()
+    sums = 24 if vector_bytes == 64 else 12
+    blocks = (24, 48, 96, 192)
+    cached = [b for b in blocks if 4 * b * a.cols.extent <= _SCORES]
+    chunks = (1, 2, 4, 8, 16)
+    enough = [c for c in chunks if a.batch.extent * c >= 2 * cores]
+    parameters = [
+        Parameter("attention_lanes", (4, 8, 16), min(16, max(4, vector_bytes // 4))),
+        Parameter("attention_rows", (4, 6, 8, 12), sums // 2),
+        Parameter("attention_vectors", (1, 2, 3), 2),
+        Parameter("attention_depth", (96, 192, 384), 384),
+        Parameter("attention_block", blocks, cached[-1] if cached else blocks[0]),
+        Parameter("attention_chunks", chunks, enough[0] if enough else chunks[-1]),
+    ]
+    starts: tuple[Point, ...] = ()
+    if a.sees != (None, None):
+        parameters.append(Parameter("attention_skip_hidden", (False, True), a.safe))
+        starts = ({"attention_skip_hidden": True},)
+    fits = Constraint(
+        "the sums of a block fit the registers",
+        lambda p: (
+            p["attention_rows"] * p["attention_vectors"] <= sums and 4 * p["attention_lanes"] <= vector_bytes
+        ),
+    )
+    return Space(tuple(parameters), (fits,), starts)
 
 
 def product_blocks(step: LibraryCall, point: Mapping[str, Any]) -> Blocks | None:

@@ -56,6 +56,22 @@ _NESTS: tuple[dict[str, Any], ...] = (
 )
 
 
+#: Blocks of attention; `estimated`.
+_ATTENTION: tuple[dict[str, Any], ...] = (
+    {"block_m": 64, "block_n": 32, "num_warps": 4, "num_stages": 2, "precision": "bf16x6"},
+    {"block_m": 64, "block_n": 32, "num_warps": 4, "num_stages": 2, "precision": "tf32x3"},
+    {"block_m": 128, "block_n": 64, "num_warps": 8, "num_stages": 2, "precision": "bf16x6"},
+    {"block_m": 128, "block_n": 32, "num_warps": 8, "num_stages": 2, "precision": "tf32x3"},
+    {"block_m": 64, "block_n": 64, "num_warps": 8, "num_stages": 2, "precision": "tf32x3"},
+)
+_HALF_ATTENTION: tuple[dict[str, Any], ...] = (
+    {"block_m": 128, "block_n": 64, "num_warps": 8, "num_stages": 3},
+    {"block_m": 128, "block_n": 128, "num_warps": 8, "num_stages": 2},
+    {"block_m": 64, "block_n": 64, "num_warps": 4, "num_stages": 3},
+    {"block_m": 128, "block_n": 64, "num_warps": 4, "num_stages": 3},
+)
+
+
 def renderers() -> Mapping[str, Renderer]:
     """Language -> renderer; CUDA C++ and CuTe DSL are among them where their compilers are installed."""
     from kevolve_core.languages.triton import TritonRenderer
@@ -100,5 +116,7 @@ def schedule_space(step: Step, device: Device, language: str) -> Space:
         product_starts=_PRODUCTS,
         half_starts=_HALF_PRODUCTS,
         nest_starts=_NESTS,
+        attention_starts=_ATTENTION,
+        half_attention_starts=_HALF_ATTENTION,
     )
     return triton_space(step, facts)

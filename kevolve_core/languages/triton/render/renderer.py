@@ -8,9 +8,23 @@ from functools import lru_cache
 from attrs import evolve, frozen
 
 from kevolve_core.errors import KevolveError
-from kevolve_core.ir import Buffer, Expr, LibraryCall, Load, LoopNest, Program, Search, Step, Store, walk
+from kevolve_core.ir import (
+    Attention,
+    Buffer,
+    Let,
+    LibraryCall,
+    Load,
+    LoopNest,
+    Program,
+    Search,
+    Statement,
+    Step,
+    Store,
+    walk,
+)
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.languages.hostcode import LAID_OUT, call_text, dispatch_text
+from kevolve_core.languages.triton.render.attention import attention_schedule, print_attention
 from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
 from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
 from kevolve_core.languages.triton.render.nest import Kernel, print_nest, without_first
@@ -51,8 +65,8 @@ Claim = Callable[[Step, Program, Point], Foreign | Point]
 
 @frozen
 class TritonRenderer:
-    """Prints every step of a program: nests as kernels, library calls as calls of `torch.ops.aten`, and what
-    ``claim`` takes as it says.
+    """Prints every step of a program: nests and attention as kernels, library calls as calls of
+    `torch.ops.aten`, and what ``claim`` takes as it says.
 
     The text is a function of the arguments alone. Each case has its own kernels: shapes are literals.
     """
@@ -62,6 +76,8 @@ class TritonRenderer:
 
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
+        if isinstance(step, Attention):
+            return self.fuses(step)
         try:
             nest = step.epilogue if isinstance(step, LibraryCall) else step
             if isinstance(step, LibraryCall):
@@ -69,6 +85,14 @@ class TritonRenderer:
         except KevolveError as error:
             return error.what
         return "" if nest is None else _refusal(nest, isinstance(step, LibraryCall) and step.repeat > 0)
+
+    def fuses(self, step: Attention) -> str:
+        """See `kevolve_core.interfaces.Fusing`."""
+        try:
+            _try_attention(step)
+        except KevolveError as error:
+            return error.what
+        return ""
 
     def render(
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
@@ -144,27 +168,38 @@ def _refusal(nest: LoopNest, step: bool) -> str:
 
 def _try(nest: LoopNest, step: bool) -> None:
     """Raise UnsupportedError where a nest has what no schedule can print, by printing it."""
-    dtypes: dict[str, tuple[int, str]] = {}
-
-    def note(e: Expr) -> None:
-        if isinstance(e, Load):
-            dtypes[e.buffer] = (len(e.index), e.dtype)
-
-    for s in nest.body:
-        for root in expressions(s):
-            for e in walk(root):
-                note(e)
-        if isinstance(s, Store):
-            dtypes.setdefault(s.buffer, (len(s.index), s.value.dtype))
-        elif isinstance(s, Search):
-            dtypes.setdefault(s.buffer, (len(s.index) + 1, s.value.dtype))
-    buffers = {n: Buffer(n, (4,) * rank, dtype, "temp") for n, (rank, dtype) in dtypes.items()}
+    buffers = _imagined(nest.body)
     for cols in (1 << 20, 16):
         shape = without_first(nest) if step else nest
         schedule = evolve(default_schedule(shape), cols=cols)
         schedule = resolve(tiling_of(shape), {"rows": 2, "cols": cols}, schedule)
         check_dtypes(nest, buffers)
         print_nest(nest, buffers, {n: identifier(n) for n in buffers}, schedule, "probe", step=step)
+
+
+def _try_attention(a: Attention) -> None:
+    """As `_try`, of attention."""
+    roots = tuple(Let("value", e) for e in (a.query, a.key, a.value, a.score))
+    buffers = _imagined((*roots, *a.result.body))
+    for nest in (a.result, *(evolve(a.result, body=(root,)) for root in roots)):
+        check_dtypes(nest, buffers)
+    names = {n: identifier(n) for n in buffers}
+    print_attention(a, buffers, names, attention_schedule(a, {}), "probe")
+
+
+def _imagined(body: Sequence[Statement]) -> dict[str, Buffer]:
+    """Buffers that ``body`` may access, as far as it shows."""
+    dtypes: dict[str, tuple[int, str]] = {}
+    for s in body:
+        for root in expressions(s):
+            for e in walk(root):
+                if isinstance(e, Load):
+                    dtypes[e.buffer] = (len(e.index), e.dtype)
+        if isinstance(s, Store):
+            dtypes.setdefault(s.buffer, (len(s.index), s.value.dtype))
+        elif isinstance(s, Search):
+            dtypes.setdefault(s.buffer, (len(s.index) + 1, s.value.dtype))
+    return {n: Buffer(n, (4,) * rank, dtype, "temp") for n, (rank, dtype) in dtypes.items()}
 
 
 def _buffer_names(programs: Sequence[Program]) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Buffer, LibraryCall, LoopNest, Program, Step, walk
+from kevolve_core.ir import Attention, Buffer, LibraryCall, LoopNest, Program, Step, walk
+from kevolve_core.languages.triton.render.attention import attention_schedule, print_attention
 from kevolve_core.languages.triton.render.contraction import (
     Contraction,
     contraction_of,
@@ -34,8 +35,8 @@ __all__ = ["Printed", "check_dtypes", "chosen"]
 
 @frozen
 class Printed:
-    """One thing to launch: a library ``call``, or the kernel of ``nest``, after ``product`` where it has one.
-    A repeated call has both, and they take turns.
+    """One thing to launch: a library ``call``, or the kernel of ``nest``, after ``product`` or ``attention``
+    where it has one. A repeated call has both, and they take turns.
 
     ``buffers`` are temporary ones it needs beside the program's.
     """
@@ -48,12 +49,16 @@ class Printed:
     covers: tuple[str, ...] = ()
     point: Mapping[str, Any] = field(factory=dict)
     buffers: tuple[Buffer, ...] = ()
+    attention: Attention | None = None
 
     def kernel(self, buffers: Mapping[str, Buffer], names: Mapping[str, str], function: str) -> Kernel:
         """The kernel, named ``function``."""
         assert self.nest is not None
         check_dtypes(self.nest, buffers)
         taken = [*HELPERS, function]
+        if self.attention is not None:
+            blocks = attention_schedule(self.attention, self.point)
+            return print_attention(self.attention, buffers, names, blocks, function, taken)
         if self.product is not None and self.schedule is not None:
             return print_product(
                 self.product, self.nest, self.covers, buffers, names, self.schedule, function, taken
@@ -68,6 +73,8 @@ def chosen(step: Step, program: Program, point: Mapping[str, Any]) -> list[Print
     """What ``point`` makes of ``step``."""
     if isinstance(step, LoopNest):
         return [Printed(step.name, nest=step, point=point)]
+    if isinstance(step, Attention):
+        return [Printed(step.name, nest=step.result, point=point, attention=step)]
     found = contraction_of(step, program.buffers) if point.get("implementation") == "generated" else None
     if found is not None:
         return _generated(step, found, program, point)

@@ -117,9 +117,9 @@ inline void stream(void *p, V v, First<N>) { __builtin_memcpy(p, &v, N * sizeof 
         (),
     ),
     "keep": (
-        """// x in the lanes in range, `other` in the rest.
-template <class V> inline V keep(V x, V, All) { return x; }
-template <class V, int N> inline V keep(V x, V other, First<N>) {
+        """// x in the lanes in range, `other` in the rest. A mask's type is the compiler's own.
+template <class V, class W> inline V keep(V x, W, All) { return x; }
+template <class V, class W, int N> inline V keep(V x, W other, First<N>) {
     for (unsigned i = N; i < sizeof x / sizeof x[0]; ++i) x[i] = other[i];
     return x;
 }""",

@@ -8,11 +8,30 @@ from collections.abc import Mapping, Sequence
 from attrs import evolve, frozen
 
 from kevolve_core.errors import KevolveError, UnsupportedError
-from kevolve_core.ir import Buffer, LibraryCall, Load, LoopNest, Program, Search, Step, Store
+from kevolve_core.ir import (
+    Attention,
+    Buffer,
+    LibraryCall,
+    Load,
+    LoopNest,
+    Program,
+    Search,
+    Single,
+    Step,
+    Store,
+    singles,
+)
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.languages.hostcode import call_text
 from kevolve_core.model import Candidate
 from kevolve_core.space import Point
+from kevolve_cpu.render.attention import (
+    RowFunction,
+    attention_blocks,
+    fusible,
+    print_attention,
+    row_nests,
+)
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.entry import Launch, entry_text
 from kevolve_cpu.render.exact import Products
@@ -53,6 +72,8 @@ class CppRenderer:
 
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
+        if isinstance(step, Attention):
+            return next((reason for part in step.steps if (reason := self.supports(part))), "")
         try:
             if isinstance(step, LibraryCall):
                 call_text(step, lambda _, operand: operand.buffer)
@@ -65,6 +86,10 @@ class CppRenderer:
             return error.what
         return ""
 
+    def fuses(self, step: Attention) -> str:
+        """See `kevolve_core.interfaces.Fusing`."""
+        return fusible(step) or self.supports(step)
+
     def render(
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
     ) -> Candidate:
@@ -74,6 +99,7 @@ class CppRenderer:
         launches: list[list[Launch]] = []
         modules: list[tuple[str, str, Mapping[str, str]]] = []
         libraries: dict[str, None] = {}
+        programs = [_with_parts(p) for p in programs]
         for program in programs:
             for step in program.steps:
                 if isinstance(step, LibraryCall) and _blocks(step, program, choices) is None:
@@ -171,7 +197,23 @@ def _without_products(program: Program, choices: Mapping[str, Point]) -> Program
         and _blocks(s, program, choices) is not None
         and _row_epilogue(s, program)
     }
+    for s in program.steps:
+        if isinstance(s, Attention):
+            stored = {b for part in s.steps for b in _written(part)}
+            inside |= stored - set(s.result.writes())
     return evolve(program, buffers={n: b for n, b in program.buffers.items() if n not in inside})
+
+
+def _written(step: Single) -> tuple[str, ...]:
+    nest = step.epilogue if isinstance(step, LibraryCall) else step
+    own = (step.output,) if isinstance(step, LibraryCall) else ()
+    return (*own, *(nest.writes() if nest is not None else ()))
+
+
+def _with_parts(program: Program) -> Program:
+    """``program`` with the parts of attention that is no function of its own."""
+    steps = (singles(s) if isinstance(s, Attention) and fusible(s) else (s,) for s in program.steps)
+    return evolve(program, steps=tuple(x for some in steps for x in some))
 
 
 @frozen
@@ -220,6 +262,9 @@ def _native(
         group.clear()
 
     for step in program.steps:
+        if isinstance(step, Attention):
+            group.append(_attention(step, program, names, choices.get(step.name, {}), preamble, bodies))
+            continue
         if isinstance(step, LoopNest):
             _check_dtypes(step)
             function = nest_function(step, resolve(step, choices.get(step.name, {})), False)
@@ -289,6 +334,34 @@ def _product(
     product, reads, writes = print_product(call, program.buffers, names, blocks, preamble, function, None)
     bodies += [product, text]
     return [_Function(function, reads, writes), _Function(own, read, written)]
+
+
+def _attention(
+    step: Attention,
+    program: Program,
+    names: Mapping[str, str],
+    point: Point,
+    preamble: Preamble,
+    bodies: list[str],
+) -> _Function:
+    """Print attention, after the nests that it runs on rows."""
+    blocks = attention_blocks(step, point)
+    softmax, result = row_nests(step, program.buffers, blocks)
+    printed: list[RowFunction] = []
+    for nest in (*softmax, *(() if result is None else (result,))):
+        own = f"{identifier(nest.name)}_nest"
+        schedule = evolve(resolve(nest, {}, rowwise=True), parallel="none", online=0, keep=True)
+        products = Products.of([nest])
+        bodies.append(print_nest(nest, program.buffers, names, schedule, preamble, own, True, products))
+        read, written = parameters(nest)
+        printed.append(RowFunction(own, (*read, *written), nest.axes[1].extent))
+    function = identifier(step.name)
+    text, reads, writes = print_attention(
+        step, program.buffers, names, blocks, preamble, function, printed[: len(softmax)],
+        None if result is None else printed[-1],
+    )  # fmt: skip
+    bodies.append(text)
+    return _Function(function, reads, writes)
 
 
 def _row_epilogue(step: LibraryCall, program: Program) -> bool:

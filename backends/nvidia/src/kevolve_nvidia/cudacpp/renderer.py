@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import frozen
 
 from kevolve_core.errors import KevolveError
-from kevolve_core.ir import LibraryCall, LoopNest, Program, Step
+from kevolve_core.ir import Attention, LibraryCall, LoopNest, Program, Step
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.languages.hostcode import LAID_OUT, call_text, dispatch_text
 from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
@@ -36,7 +36,7 @@ _TAKEN = ("kernels", "row", "lane", "first", "col", "asked", "live", "tile", "pa
 def cuda_space(step: Step) -> Space:
     """Tunables of ``step`` in CUDA C++: those of its nest; a library call has none."""
     nest = step.epilogue if isinstance(step, LibraryCall) else step
-    return Space() if nest is None else row_space(nest)
+    return row_space(nest) if isinstance(nest, LoopNest) else Space()
 
 
 @frozen
@@ -48,6 +48,8 @@ class CudaRenderer:
 
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
+        if isinstance(step, Attention):  # as its parts
+            return next((reason for part in step.steps if (reason := self.supports(part))), "")
         try:
             if isinstance(step, LibraryCall):
                 if step.repeat:
@@ -66,7 +68,7 @@ class CudaRenderer:
         makes a nest read along its rows, which threads of a row cannot do together."""
         if not any(True for p in programs for _ in p.nests()):
             return "only library calls are left to print"
-        ordered = any(s.order for p in programs for s in p.steps if isinstance(s, LibraryCall))
+        ordered = any(s.order for p in programs for s in p.singles() if isinstance(s, LibraryCall))
         if ordered and any(crosses(nest) for p in programs for nest in p.nests()):
             return "a nest runs across memory"
         return ""
@@ -99,7 +101,7 @@ class CudaRenderer:
                 kernels.append(made)
                 return Launch(function=f"_{function}", buffers=made.buffers)
 
-            for step in program.steps:
+            for step in program.singles():
                 if isinstance(step, LibraryCall):
                     libraries[step.op] = None
                     launches.append(Launch(call=step))

@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Buffer, LibraryCall, Operand, Program, Step
+from kevolve_core.ir import Attention, Buffer, LibraryCall, Operand, Program, Step
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.languages.triton import TritonRenderer
 from kevolve_core.languages.triton.render.contraction import (
@@ -93,6 +93,10 @@ class CuteRenderer:
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
         return self._triton.supports(step)
+
+    def fuses(self, step: Attention) -> str:
+        """See `kevolve_core.interfaces.Fusing`: Triton prints attention."""
+        return self._triton.fuses(step)
 
     def declines(self, programs: Sequence[Program]) -> str:
         """See `kevolve_core.interfaces.Selective`: programs without a product that the kernel takes."""
