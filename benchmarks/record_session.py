@@ -40,7 +40,7 @@ from kevolve_core.model import Candidate
 from kevolve_core.serial import to_plain
 from kevolve_core.spec import load_spec
 
-OPERATORS = ("softmax", "rmsnorm", "group_norm_silu", "map_id")
+OPERATORS = ("map_id", "row_cumsum", "row_top8", "transpose_copy")
 HERE = Path(__file__).parent
 
 

@@ -126,23 +126,7 @@ def test_the_sessions_hold_forty_candidates_over_four_operators() -> None:
     assert sum(len(r.evaluations["search"]) for r in recordings) >= 40
 
 
-@pytest.mark.parametrize(
-    "operator",
-    [
-        "map_id",
-        pytest.param(
-            "rmsnorm",
-            marks=pytest.mark.xfail(strict=True, reason="1.03 times as fast, within its interval"),
-        ),
-        pytest.param(
-            "softmax", marks=pytest.mark.xfail(strict=True, reason="not yet timed against synth's first")
-        ),
-        pytest.param(
-            "group_norm_silu",
-            marks=pytest.mark.xfail(strict=True, reason="not yet timed against synth's first"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("operator", ["map_id", "row_cumsum", "row_top8", "transpose_copy"])
 def test_a_session_ends_with_a_kernel_better_than_the_first_proposal_of_synth(operator: str) -> None:
     recording = unpack(SESSIONS / f"{operator}.jsonl.gz")
     (confirmed,) = recording.evaluations["confirm"].values()
