@@ -141,7 +141,8 @@ def _search(record: RunRecord) -> str:
         "",
         f"- {', '.join(asked)}" if asked else "",
         f"{ended}, {result.seconds:.1f} s in all ({Evidence.MEASURED.value}): "
-        f"{result.evaluations} candidates evaluated, {record.accepted} accepted, {result.duplicates} duplicates",
+        f"{result.evaluations} candidates evaluated, {record.accepted} accepted, "
+        f"{result.duplicates} duplicates",
     ]
     if (at := result.best_at) is not None:
         lines.append(
