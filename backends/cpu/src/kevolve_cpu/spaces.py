@@ -33,13 +33,16 @@ from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.library import tileable
 from kevolve_cpu.render.online import Online, online_of, reuses_exponentials
 from kevolve_cpu.render.product import Blocks, multiplies, sizes
-from kevolve_cpu.render.tidy import CHEAP, consumed, expressions, uses
+from kevolve_cpu.render.tidy import CHEAP, consumed, crosses, expressions, uses
 
 __all__ = ["product_blocks", "resolve", "schedule_space"]
 
 _TILES = (0, 64, 256, 1024, 4096, 16384, 65536)
 _SMALL = 32768  # points below which starting threads costs more than it gives (about 5 µs); estimated
 _COLUMNS = 1024  # of a tile over rows: whole pages of float32; narrower ones were no faster
+_ACROSS = (
+    64  # of a tile that loads run across: 64 to 16 were alike, 256 took twice as long (x.t() of 4096 x 1024)
+)
 _KEPT_BYTES = 1 << 20  # half the L2 cache of current server CPUs: beyond, computing again is no slower
 _LEAST_LANES = 7  # points of an axis below which most lanes of a vector along it would idle; estimated
 _BLOCK = 1024  # elements that stay in the L1 cache between two readings; 4096 were no faster
@@ -52,20 +55,23 @@ def _points(nest: LoopNest) -> int:
 
 
 def _unit_stride(nest: LoopNest) -> dict[str, int]:
-    """Axis -> bytes moved by accesses whose last index steps by one along it."""
+    """Axis -> bytes moved by accesses whose last index steps by one along it. Those of a store count twice:
+    lanes are gathered faster than they are scattered."""
     found: dict[str, int] = {}
     for s in nest.body:
-        accesses = [(e.index, e.dtype) for e in uses(expressions(s)) if isinstance(e, Load)]
+        accesses = [(e.index, e.dtype, 1) for e in uses(expressions(s)) if isinstance(e, Load)]
         if isinstance(s, Store):
-            accesses.append((s.index, s.value.dtype))
-        for index, dtype in accesses:
+            accesses.append((s.index, s.value.dtype, 2))
+        for index, dtype, times in accesses:
             if not index:
                 continue
             form = analyse(index[-1], {})
             for axis, k in form.terms.items():
                 if k == 1:
-                    weight = itemsize(dtype) * math.prod(
-                        nest.extent(a) for e in index for a in analyse(e, {}).terms
+                    weight = (
+                        times
+                        * itemsize(dtype)
+                        * math.prod(nest.extent(a) for e in index for a in analyse(e, {}).terms)
                     )
                     found[axis] = found.get(axis, 0) + weight
     return found
@@ -144,6 +150,8 @@ def _nest_parameters(
     if tiled_axes:
         choices = tuple(t for t in _TILES if t or not pointwise)
         default = 16384 if pointwise else 0 if default_axis in inner else _COLUMNS
+        if pointwise and crosses(nest, default_axis):
+            default = _ACROSS
         parameters.append(Parameter("tile", choices, default if default in choices else choices[0]))
         if not pointwise:
             constraints.append(

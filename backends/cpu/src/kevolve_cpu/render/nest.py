@@ -17,7 +17,7 @@ from kevolve_cpu.render.printer import Printer
 from kevolve_cpu.render.scope import Scope
 from kevolve_cpu.render.sinks import Sinks
 from kevolve_cpu.render.stores import Stores
-from kevolve_cpu.render.tidy import tidy
+from kevolve_cpu.render.tidy import crosses, tidy
 
 __all__ = ["parameters", "print_nest"]
 
@@ -144,7 +144,10 @@ class _Nest:
             headers.append(f"for (long {v} = {low}; {v} < {high}; ++{v})")
         if split_vector:
             lo, _ = bounds[vector]
-            headers.append(f"for (long {lo} = 0; {lo} < {nest.extent(vector)}; {lo} += {step})")
+            header = f"for (long {lo} = 0; {lo} < {nest.extent(vector)}; {lo} += {step})"
+            # What one point of the loops around reads across the tile, the next one reads on.
+            around_all = not self.rows and set(outer) == {a.name for a in nest.axes} and crosses(nest, vector)
+            headers.insert(0 if around_all else len(headers), header)
         if self.rows and not (loops and loops[0] == outer[0]):
             raise ValueError(f"nest {nest.name}: the outermost axis of an epilogue is not a row loop")
         if headers and s.parallel == "outer":

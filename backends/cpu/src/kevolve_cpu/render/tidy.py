@@ -36,7 +36,7 @@ from kevolve_core.ir import (
 )
 from kevolve_cpu.render.affine import Affine, affine_lets, analyse, offset_of
 
-__all__ = ["CHEAP", "Tidy", "consumed", "expressions", "tidy", "uses"]
+__all__ = ["CHEAP", "Tidy", "consumed", "crosses", "expressions", "tidy", "uses"]
 
 
 #: operators of one or two instructions a vector
@@ -166,6 +166,19 @@ class _Rewriter:
 def _flatten(nest: LoopNest, buffers: Mapping[str, Buffer]) -> LoopNest:
     change = _Rewriter(buffers, affine_lets(nest))
     return evolve(nest, body=tuple(_rewrite(s, change) for s in nest.body))
+
+
+def crosses(nest: LoopNest, axis: str) -> bool:
+    """Whether a load runs along another axis in memory than ``axis``, as in a transposition: what neighbours
+    along ``axis`` read then lies in lines of its own, which the next points of the other axis read again."""
+    for s in nest.body:
+        for e in uses(expressions(s)):
+            if isinstance(e, Load) and e.index:
+                fast = analyse(e.index[-1], {})
+                there = any(axis in analyse(i, {}).terms for i in e.index)
+                if there and fast.stride(axis) != 1 and 1 in fast.terms.values():
+                    return True
+    return False
 
 
 def consumed(nest: LoopNest) -> frozenset[str]:
