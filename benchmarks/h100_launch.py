@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,19 +78,20 @@ class Model(torch.nn.Module):
     def forward(self, x):
         return self.head(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
 """
-_ROWS = """
+_RECURRENT = """
 import torch
 class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = torch.nn.GRU(16, 16)
     def forward(self, x):
-        for _ in range({count}):
-            x = torch.cumsum(torch.softmax(x, -1).t(), -1)
-        return x
+        return self.rnn(x)[0]
 """
+Built = dict[str, tuple[Candidate, Artifact]]  # a form's candidate, and what it was compiled to
 #: Name -> reference and the shape of its input.
 PROBLEMS: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "products_15": (_CHAIN.replace("{count}", "15"), (16, 16)),
-    "products_100": (_CHAIN.replace("{count}", "100"), (16, 16)),
-    "rows_15": (_ROWS.replace("{count}", "15"), (16, 16)),
+    "products_30": (_CHAIN.replace("{count}", "30"), (16, 16)),
+    "recurrent_200": (_RECURRENT, (100, 2, 16)),
     "resnet_like": (_RESNET, (1, 3, 8, 8)),
 }
 
@@ -233,6 +236,19 @@ def forms(spec: KernelSpec, backend: NvidiaBackend, device: Device) -> dict[str,
     return found
 
 
+def launches_of(text: str) -> int:
+    """Kernels and library calls of one call, counted in a candidate's text."""
+    total, repeat = 0, 1
+    for line in text.splitlines():
+        if not line.startswith("        "):
+            repeat = 1
+        if found := re.match(r"    for step in range\((\d+)\):", line):
+            repeat = int(found[1])
+        if line.startswith("    ") and ("_launch(ready, " in line or "torch.ops.aten." in line):
+            total += repeat
+    return total
+
+
 def measured(
     seconds: Callable[[Callable[[], Any]], tuple[float, Any]],
     sides: Mapping[str, Callable[[], Any]],
@@ -280,12 +296,23 @@ def show(row: Mapping[str, Any]) -> None:
         print(f"  {remark}")
 
 
-def problem_row(
-    name: str, where: Host | Gpu, backend: NvidiaBackend, compiler: NvidiaCompiler, rounds: int, scratch: Path
-) -> dict[str, Any]:
+def built(name: str, backend: NvidiaBackend, compiler: NvidiaCompiler) -> Built:
+    """A problem's forms, compiled side by side."""
+    spec = spec_of(name)
+    found = forms(spec, backend, compiler.device)
+
+    def compiled(candidate: Candidate) -> Artifact:
+        return compiler.compile(candidate, spec, spec.cases[0], compiler.device.target)
+
+    with ThreadPoolExecutor(len(found)) as pool:
+        artifacts = pool.map(compiled, found.values())
+        return {form: (found[form], artifact) for form, artifact in zip(found, artifacts, strict=True)}
+
+
+def problem_row(name: str, where: Host | Gpu, found: Built, rounds: int, scratch: Path) -> dict[str, Any]:
     """Measure one problem. A form's program stays loaded while the others run, so each is loaded alone on a
     GPU, whose runner knows one candidate at a time, and paired with PyTorch's sides anew."""
-    spec, device = spec_of(name), compiler.device
+    spec = spec_of(name)
     on_gpu = isinstance(where, Gpu)
     home: Callable[[Any], Any] = where.runner.to_device if isinstance(where, Gpu) else lambda module: module
     given = [where.upload(x) for x in draw_inputs(spec, spec.cases[0], 0)]
@@ -299,13 +326,10 @@ def problem_row(
     row: dict[str, Any] = {}
     remarks: list[str] = []
     count = 0
-    found = forms(spec, backend, device)
-    for form, candidate in found.items():
-        artifact = compiler.compile(candidate, spec, spec.cases[0], device.target)
+    for form, (candidate, artifact) in found.items():
         program = program_of(where.load, candidate, artifact, spec, scratch / name / candidate.id, home)
         result = program(*given)
-        text = candidate.files["kernel.py"]
-        count = count or text.count("    _launch(ready, ") + text.count("torch.ops.aten.")
+        count = count or launches_of(candidate.files["kernel.py"])
         if on_gpu:
             wrong = float((result - reference.call(*given)).abs().max())
             remarks.append(f"{form}: differs from eager by {wrong:.1e} at most")
@@ -345,8 +369,11 @@ def main() -> None:
         if isinstance(where, Host):
             stack.enter_context(silent(where.driver))
             print("dry: kernels do nothing, library calls run on this CPU; host time alone", flush=True)
-        for name in options.only or PROBLEMS:
-            rows.append(problem_row(name, where, backend, compiler, options.rounds, scratch))
+        names = options.only or list(PROBLEMS)
+        with ThreadPoolExecutor(len(names)) as pool:
+            made = list(pool.map(lambda name: built(name, backend, compiler), names))
+        for name, found in zip(names, made, strict=True):
+            rows.append(problem_row(name, where, found, options.rounds, scratch))
             show(rows[-1])
             if options.json:
                 options.json.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")
