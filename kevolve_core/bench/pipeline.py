@@ -147,7 +147,7 @@ class Pipeline:
         times = {name: median(v) for name, v in winner["samples"].items()}
         best = min(times, key=lambda name: times[name])
         row |= {
-            "correct": True, "libraries": winner["libraries"],
+            "correct": True, "libraries": winner["libraries"], "remarks": winner["remarks"],
             "generated_correct": is_generated(winner["libraries"]), "language": candidate.language,
             "genome": dict(candidate.genome or {}).get("steps"), "baselines_s": times,
             "rewrites": dict(candidate.origin.notes).get("rewrites", "") if candidate.origin else "",
