@@ -122,6 +122,9 @@ PROBLEMS: Mapping[str, Problem] = {
         _normal((2, 3, 7, 9)),
         {"default": {}, "unrolled": {"rows": 8, "cols": 1, "held": True}},
     ),
+    "cumulative sum on wider rows": Problem(
+        lambda x, y: (x.cumsum(1).exp().unsqueeze(-1) * y, x.cumsum(1)), _normal((3, 20), (3, 20, 6))
+    ),
     "cumulative sum": Problem(lambda x: torch.cumsum(x, 1), _normal((3, 70))),
     "argmax over a middle dimension": Problem(lambda x: x.argmax(1), _normal((3, 40, 5))),
     "cross entropy": Problem(
