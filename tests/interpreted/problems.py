@@ -199,7 +199,8 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "transposed convolution": _module(
         lambda: torch.nn.Sequential(
-            torch.nn.ConvTranspose2d(3, 8, 3, padding=1, stride=(2, 3), output_padding=(1, 0)), torch.nn.ReLU()
+            torch.nn.ConvTranspose2d(3, 8, 3, padding=1, stride=(2, 3), output_padding=(1, 0)),
+            torch.nn.ReLU(),
         ),
         2, 3, 5, 4,
     ),
