@@ -48,6 +48,11 @@ EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Ma
         ((8, 16, 32, 32), (64, 16, 3, 3), (64,)),
         GENERATED,
     ),
+    "transposed_convolution": (
+        lambda x, w, b: F.relu(F.conv_transpose2d(x, w, b, stride=2, padding=1)),
+        ((8, 16, 32, 32), (16, 64, 3, 3), (64,)),
+        GENERATED,
+    ),
     "attention": (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
         ((2, 8, 1000, 96), (2, 2, 1000, 96), (2, 2, 1000, 96)),
