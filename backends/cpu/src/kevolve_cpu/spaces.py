@@ -157,6 +157,8 @@ def _nest_parameters(
         if pointwise and crosses(nest, default_axis):
             default = _ACROSS
         parameters.append(Parameter("tile", choices, default if default in choices else choices[0]))
+        if pointwise and default == _ACROSS and not rowwise:
+            parameters.append(Parameter("transpose", (True, False), True))
         if not pointwise:
             constraints.append(
                 Constraint(

@@ -28,9 +28,9 @@ constexpr unsigned widest_register = 16;
     ),
     "halves": (
         """// A vector as two of half its lanes.
+template <class T> T lane_type(const T &);
 template <class V> struct Halves {
-    using T = decltype(V{}[0] + V{}[0]);
-    typedef T Half __attribute__((vector_size(sizeof(V) / 2)));
+    typedef decltype(lane_type(V{}[0])) Half __attribute__((vector_size(sizeof(V) / 2)));
     Half low, high;
 };
 template <class V> inline Halves<V> halves_of(V v) {
@@ -134,5 +134,44 @@ template <class V> inline V run_on_products(V &run, V v) {
     return all;
 }""",
         ("prefixes", "last_lane", "times", "fold", "and"),
+    ),
+    "transpose_block": (
+        """// Lanes 0, 1, ..., n - 1 as a pack.
+template <int... lane> struct LanePack {};
+template <int n, int... lane> struct LanesBelow : LanesBelow<n - 1, n - 1, lane...> {};
+template <int... lane> struct LanesBelow<0, lane...> : LanePack<lane...> {};
+
+// The upper lanes of a and the lower ones of b, in groups of `size`, change places.
+template <int size, class V, int... lane> inline void exchange_lanes(V &a, V &b, LanePack<lane...>) {
+    constexpr int n = sizeof...(lane);
+    const V low = PICK(a, b, (lane & size ? (lane ^ size) + n : lane)...);
+    b = PICK(a, b, (lane & size ? lane + n : lane ^ size)...);
+    a = low;
+}
+
+// n vectors of n lanes: what was lane j of vector i becomes lane i of vector j.
+template <int size = 1, class V, int n> inline void transpose_block(V (&v)[n]) {
+    if constexpr (sizeof(V) > widest_register && n > 2) {
+        typename Halves<V>::Half a[n / 2], b[n / 2], c[n / 2], d[n / 2];
+#pragma GCC unroll 32
+        for (int i = 0; i < n / 2; ++i) {
+            const Halves<V> above = halves_of(v[i]), below = halves_of(v[i + n / 2]);
+            a[i] = above.low, b[i] = above.high, c[i] = below.low, d[i] = below.high;
+        }
+        transpose_block(a), transpose_block(b), transpose_block(c), transpose_block(d);
+#pragma GCC unroll 32
+        for (int i = 0; i < n / 2; ++i) {
+            const Halves<V> above{a[i], c[i]}, below{b[i], d[i]};
+            __builtin_memcpy(&v[i], &above, sizeof(V));
+            __builtin_memcpy(&v[i + n / 2], &below, sizeof(V));
+        }
+    } else if constexpr (size < n) {
+#pragma GCC unroll 32
+        for (int i = 0; i < n; ++i)
+            if (!(i & size)) exchange_lanes<size>(v[i], v[i + size], LanesBelow<n>{});
+        transpose_block<2 * size>(v);
+    }
+}""",
+        ("pick", "widest", "halves"),
     ),
 }
