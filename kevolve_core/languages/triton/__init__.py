@@ -7,6 +7,7 @@ from kevolve_core.languages.triton.recording import (
     Launch,
     TritonTarget,
     compile_launch,
+    kernel_key,
     launch_key,
     record,
 )
@@ -15,6 +16,6 @@ from kevolve_core.languages.triton.spaces import TritonFacts, schedule_space
 
 __all__ = [
     "REPLAY",
-    "Launch", "TritonFacts", "TritonRenderer", "TritonTarget", "compile_launch", "launch_key", "record",
-    "schedule_space",
+    "Launch", "TritonFacts", "TritonRenderer", "TritonTarget", "compile_launch", "kernel_key",
+    "launch_key", "record", "schedule_space",
 ]  # fmt: skip
