@@ -17,7 +17,7 @@ from kevolve_core.errors import WorkerError
 from kevolve_core.isolate.process import Limits, WorkerProcess
 from kevolve_core.serial import to_plain
 
-__all__ = ["CHECK_ROLE", "SWEEP_ROLE", "Checker", "over"]
+__all__ = ["BASELINE", "CHECK_ROLE", "MEASURING", "SWEEP_ROLE", "Checker", "over"]
 
 T = TypeVar("T")
 _LIMITS = Limits(seconds=600.0, memory_bytes=24 << 30)
@@ -25,6 +25,10 @@ _LIMITS = Limits(seconds=600.0, memory_bytes=24 << 30)
 
 CHECK_ROLE = "kevolve_core.bench.check:CheckRole"
 SWEEP_ROLE = "kevolve_core.bench.sweep:SweepRole"
+#: File of a process's scratch directory with the number of the candidate that it is at, if any.
+MEASURING = "measuring"
+#: What stands before the name of a baseline that a process was lost to.
+BASELINE = "baseline "
 
 
 class Checker:
@@ -49,6 +53,13 @@ class Checker:
             self._worker = self._started()
         limits = attrs.evolve(_LIMITS, seconds=seconds)
         return self._worker.call(op, arguments, limits=limits).value
+
+    def measuring(self) -> str:
+        """The number of the candidate that the process was at when it ended, or ""."""
+        try:
+            return (self._workdir / "scratch" / MEASURING).read_text()
+        except OSError:
+            return ""
 
     def _started(self) -> WorkerProcess:
         where = self._where

@@ -8,13 +8,14 @@ a candidate from anywhere else belongs into the evaluator.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import random
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,11 +24,12 @@ import torch
 
 from kevolve_core.bench.ahead import CompiledAhead, hollow
 from kevolve_core.bench.answered import AnsweredInputs
+from kevolve_core.bench.pool import BASELINE, MEASURING
 from kevolve_core.bench.shrink import SCALES, shrunk
 from kevolve_core.errors import KevolveError, WorkerError
 from kevolve_core.evaluate.contender import library_calls
 from kevolve_core.evaluate.rules import check_candidate
-from kevolve_core.interfaces import BackendRef, Proposal
+from kevolve_core.interfaces import BackendRef, Proposal, Remarking
 from kevolve_core.isolate.entry import exported
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device
@@ -114,8 +116,9 @@ class SweepRole:
             "propose_s": round(time.perf_counter() - start, 3),
         }, []
 
-    def op_compile(self) -> tuple[Any, list[Any]]:
-        """Make the baselines, and compile those that are compiled without running them."""
+    def op_compile(self, without: Sequence[str] = ()) -> tuple[Any, list[Any]]:
+        """Make the baselines, and compile those that are compiled without running them. Those in ``without``
+        took the device down before."""
         assert self._spec is not None
         assert self._reference is not None
         start = time.perf_counter()
@@ -123,7 +126,9 @@ class SweepRole:
             self._runner.to_device(self._reference.module)
         self._baselines, self._broken = {}, {}
         for which in self._backend.baselines(self._spec, self._device):
-            if which.kind == "compiled":
+            if which.name in without:
+                self._broken[which.name] = "took the device down"
+            elif which.kind == "compiled":
                 ahead = CompiledAhead(self._reference.call)
                 try:
                     ahead.prepare(self._hollow_inputs())
@@ -160,16 +165,19 @@ class SweepRole:
             KevolveError: a candidate took the device down; ``got`` is its number in ``entries``.
         """
         self._busy = 0.0
+        self._note("")
         gc.freeze()  # what is there stays: collections would take most of the time
         try:
             with torch.no_grad():
                 found = self._measured(entries, seed, seconds)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)  # they hold tensors, and others wait for the memory
+            with contextlib.suppress(Exception):  # a lost device refuses this as well; `error` says why
+                self._clear()
             raise
         finally:
             gc.unfreeze()
-            self._clear()
+        self._clear()
         return found | {"timed_s": self._busy}, []
 
     # --- one problem ----------------------------------------------------------------------------------------
@@ -208,9 +216,11 @@ class SweepRole:
         races = [r for row in checked if (r := self._race(entries[row["number"]], row, base, seconds))]
         winner = min(races, key=lambda r: median(r["samples"]["candidate"]), default=None)
         if winner is not None:
-            program = self._program(entries[winner["number"]])
-            program(*base.inputs)  # the first call of all places constants on the device
-            winner["libraries"] = list(library_calls(program, base.inputs))
+            with self._blamed(winner["number"]):
+                program = self._program(winner["number"], entries[winner["number"]])
+                program(*base.inputs)  # the first call of all places constants on the device
+                winner["remarks"] = self._remarks()
+                winner["libraries"] = list(library_calls(program, base.inputs))
         clock.lap("race")
         return {
             "quick": baselines, "candidates": rows, "winner": winner, "broken": self._broken,
@@ -224,7 +234,8 @@ class SweepRole:
             return [self._seconds(call, base)[0] for _ in range(_QUICK)]
         except Exception as error:
             if unusable := self.unusable():
-                raise WorkerError(f"the baseline {name} took the device down: {unusable}") from error
+                what = f"the baseline {name} took the device down: {unusable}"
+                raise WorkerError(what, got=BASELINE + name) from error
             self._broken[name] = f"{type(error).__name__}: {error}"[:300]
             return []
 
@@ -233,7 +244,7 @@ class SweepRole:
         row: dict[str, Any] = {"number": number}
 
         def attempt() -> str:
-            program = self._program(entry)
+            program = self._program(number, entry)
             self._runner.poison(base.nbytes)
             got = program(*base.inputs)
             if reason := base.wrong(got, self._precision):
@@ -243,6 +254,7 @@ class SweepRole:
             if times[0] < _SLOW * best:
                 times += [self._seconds(program, base)[0] for _ in range(_QUICK)]
             row["seconds"] = median(times[1:] or times)
+            row["remarks"] = self._remarks()
             return ""
 
         row["reason"] = self._attempted(number, attempt)
@@ -253,7 +265,7 @@ class SweepRole:
         assert self._reference is not None
 
         def attempt() -> str:
-            program = self._program(entry)
+            program = self._program(row["number"], entry)
             wrong = (self._wrong_on(program, seed, variant) for variant in VARIANTS[1:])
             return next((reason for reason in wrong if reason), "")
 
@@ -283,7 +295,8 @@ class SweepRole:
         self, entry: Any, row: Mapping[str, Any], base: AnsweredInputs, seconds: float
     ) -> dict[str, Any] | None:
         """A finalist and the baselines call by call; its last result judged again."""
-        program = self._program(entry)
+        with self._blamed(row["number"]):
+            program = self._program(row["number"], entry)
         sides = {name: call for name, call in self._baselines.items() if name not in self._broken}
         sides["candidate"] = program
         samples: dict[str, list[float]] = {name: [] for name in sides}
@@ -295,7 +308,8 @@ class SweepRole:
                 break
             rng.shuffle(order)
             for name in order:
-                took, out = self._seconds(sides[name], base)
+                with self._blamed(row["number"]) if name == "candidate" else contextlib.nullcontext():
+                    took, out = self._seconds(sides[name], base)
                 if name == "candidate":
                     last = out
                 del out
@@ -311,17 +325,36 @@ class SweepRole:
         assert self._spec is not None
         return self._spec.precision
 
+    def _remarks(self) -> dict[str, str]:
+        return dict(self._runner.remarks()) if isinstance(self._runner, Remarking) else {}
+
     def _attempted(self, number: int, attempt: Callable[[], str]) -> str:
         """What is wrong with a candidate, its errors included."""
         try:
-            return attempt()
+            with self._blamed(number):
+                return attempt()
+        except (WorkerError, _DeviceLostError):
+            raise
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"[:300]
+
+    @contextlib.contextmanager
+    def _blamed(self, number: int) -> Iterator[None]:
+        """Errors that leave the device unusable name the candidate that ran."""
+        try:
+            yield
         except WorkerError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"[:300]
             if unusable := self.unusable():
-                raise KevolveError("a candidate took the device down", got=number, where=unusable) from error
-            return reason
+                raise _DeviceLostError(
+                    "a candidate took the device down", got=number, where=unusable[:200]
+                ) from error
+            raise
+
+    def _note(self, number: int | str) -> None:
+        """Write down whose turn it is: the process may end without another word."""
+        (self._workdir / MEASURING).write_text(str(number))
 
     def _seconds(self, call: Call, data: AnsweredInputs) -> tuple[float, Any]:
         runner = self._runner
@@ -339,8 +372,9 @@ class SweepRole:
         self._busy += took
         return took, out
 
-    def _program(self, entry: Any) -> Call:
+    def _program(self, number: int, entry: Any) -> Call:
         """A candidate's program; the one before is forgotten."""
+        self._note(number)
         assert self._spec is not None
         assert self._reference is not None
         candidate, artifact = (
@@ -405,6 +439,10 @@ class SweepRole:
         gc.collect()
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
+
+
+class _DeviceLostError(KevolveError):
+    """A candidate took the device down; ``got`` is its number."""
 
 
 class _Stopwatch:

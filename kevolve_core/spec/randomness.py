@@ -80,9 +80,18 @@ def replaying(values: Sequence[torch.Tensor]) -> Tape:
                 got=f"{distribution.kind} of shape {shape} in {dtype}",
                 mend="let the number and shapes of random draws not depend on the values of inputs",
             )
-        return value
+        return _beneath(value)
 
     return Tape(source)
+
+
+def _beneath(value: torch.Tensor) -> torch.Tensor:
+    """``value`` as operators below functionalisation have it, where a tape is: what it gives is wrapped on
+    the way up, and PyTorch 2.11 refuses what is wrapped already."""
+    if not torch._is_functional_tensor(value):
+        return value
+    torch._sync(value)
+    return torch._from_functional_tensor(value)
 
 
 class Drawing(TorchFunctionMode):  # type: ignore[misc]

@@ -379,11 +379,16 @@ class Fusion:
                 union.join(own, read)
         outer: frozenset[str] | None = None
         spans: list[frozenset[str]] = []
+        scanned: list[frozenset[str]] = []
+        loops: list[frozenset[str]] = []
         for name in names:
             d = self.defs[name]
             free = [union.find(a) for a in self.axes.of(d)]
             consumed = [union.find(a) for a in self.axes.reduced(d)]
             every = free if d.kind == "scan" else [*free, *consumed]
+            loops.append(frozenset([*free, *consumed]))
+            if d.kind == "scan":
+                scanned.append(frozenset(consumed))
             if len(set(every)) != len(every):
                 return None
             if d.kind in {"reduce", "scan"}:
@@ -398,6 +403,8 @@ class Fusion:
                 return None
         elif not self._rows_fit(names, union, outer, spans):
             return None
+        elif any(not loop - outer <= along for along in scanned for loop in loops):
+            return None  # a running value is known along its own axis only, a tile at a time
         classes = {a: union.find(a) for a in mine}
         return classes, outer
 

@@ -5,9 +5,11 @@ import pytest
 
 from kevolve_core.errors import CompileError, KevolveError, UnsupportedError
 from kevolve_core.model import Candidate
+from kevolve_core.spec import load_spec
 from kevolve_nvidia.compiler import NvidiaCompiler
 from kevolve_nvidia.facts import compile_only, target_of
 from kevolve_nvidia.settings import Settings
+from kevolve_nvidia.signature import signature_of
 
 from .conftest import CUDA, SPEC, TRITON, cuda_candidate, triton_candidate
 
@@ -41,6 +43,53 @@ def test_a_second_build_comes_from_the_cache(compiler: NvidiaCompiler) -> None:
     second = again.compile(cuda_candidate(), SPEC, MAIN, target)
     again.close()
     assert (second.key, second.cached, second.facts) == (first.key, True, first.facts)
+
+
+def test_a_kernel_is_compiled_once_for_all_candidates_that_have_it(compiler: NvidiaCompiler) -> None:
+    """The second one stands further down in its file, so that Triton has another key for it."""
+    target = target_of("sm_90a")
+    first = compiler.compile(triton_candidate(), SPEC, MAIN, target)
+    kept = sorted(p.name for p in (compiler.settings.cache / "kernels" / "builds").glob("??/*"))
+    second = compiler.compile(triton_candidate("# another candidate\n\n" + TRITON), SPEC, MAIN, target)
+    after = sorted(p.name for p in (compiler.settings.cache / "kernels" / "builds").glob("??/*"))
+    cubins = [{n: Path(f).read_bytes() for n, f in a.binaries.items()} for a in (first, second)]
+    keys = [{p.name for p in (Path(a.facts["folder"]) / "triton").iterdir()} for a in (first, second)]
+    assert (second.cached, after, cubins[0]) == (False, kept, cubins[1])
+    assert (len(keys[0]), len(keys[1]), keys[0] & keys[1]) == (2, 2, set())
+
+
+_HUGE = """
+import torch
+
+
+class Model(torch.nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.inner = torch.nn.Linear(n, n)
+        self.register_buffer("ones", torch.ones(3))
+
+    def forward(self, x):
+        return self.inner(x) + {more}
+
+
+def get_inputs():
+    return [torch.rand(2, {n})]
+
+
+def get_init_inputs():
+    return [{n}]
+"""
+
+
+@pytest.mark.parametrize(("n", "more"), [(1 << 20, "0"), (4, "float(self.ones.sum())")])
+def test_a_signature_takes_no_data_where_the_reference_needs_none(tmp_path: Path, n: int, more: str) -> None:
+    """The first has four terabytes of weights; the second looks at values and is loaded with them."""
+    path = tmp_path / "model.py"
+    path.write_text(_HUGE.format(n=n, more=more))
+    spec = load_spec(path)
+    found = signature_of(spec, spec.cases[0])
+    shapes = {name: leaf["shape"] for name, leaf in found["state"].items()}
+    assert shapes == {"inner.weight": [n, n], "inner.bias": [n], "ones": [3]}
 
 
 def test_another_option_is_another_build(compiler: NvidiaCompiler) -> None:

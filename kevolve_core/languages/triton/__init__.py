@@ -7,13 +7,15 @@ from kevolve_core.languages.triton.recording import (
     Launch,
     TritonTarget,
     compile_launch,
+    kernel_key,
     launch_key,
     record,
 )
-from kevolve_core.languages.triton.render.renderer import TritonRenderer
+from kevolve_core.languages.triton.render.renderer import REPLAY, TritonRenderer
 from kevolve_core.languages.triton.spaces import TritonFacts, schedule_space
 
 __all__ = [
-    "Launch", "TritonFacts", "TritonRenderer", "TritonTarget", "compile_launch", "launch_key", "record",
-    "schedule_space",
+    "REPLAY",
+    "Launch", "TritonFacts", "TritonRenderer", "TritonTarget", "compile_launch", "kernel_key",
+    "launch_key", "record", "schedule_space",
 ]  # fmt: skip

@@ -1,8 +1,8 @@
 """All that touches Triton's internals. Tested with Triton 3.6 and written against 3.6, 3.7, 3.8 and 3.9.
 
 Names used, each the same in those versions: ``JITFunction.run``, ``.create_binder``, ``._pack_args``,
-``.pre_run_hooks``; ``Autotuner.run``, ``.cache``, ``.do_bench``; ``ASTSource``; ``triton.compile``;
-``triton.runtime.driver.set_active``.
+``.pre_run_hooks``, ``.cache_key``, ``.hash``, ``.starting_line_number``; ``Autotuner.run``, ``.cache``,
+``.do_bench``; ``ASTSource``; ``triton.compile``; ``triton.runtime.driver.set_active``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from kevolve_core.errors import ToolchainMissingError, UnsupportedError
 if TYPE_CHECKING:
     from kevolve_core.languages.triton.recording import Launch, TritonTarget
 
-__all__ = ["NEWEST", "OLDEST", "compiled", "log_of", "recording", "require", "specialised", "version"]
+__all__ = [
+    "NEWEST",
+    "OLDEST",
+    "compiled",
+    "log_of",
+    "placeless_key",
+    "recording",
+    "require",
+    "specialised",
+    "version",
+]
 
 OLDEST = (3, 6)
 NEWEST = (3, 9)  # newer ones are tried, since their internals have kept
@@ -253,6 +263,20 @@ def compiled(launch: Launch) -> Any:
         launch.kernel, dict(launch.signature), dict(launch.constexprs), dict(launch.attributes)
     )
     return triton.compile(source, target=target, options=dict(launch.options))
+
+
+def placeless_key(kernel: Any) -> str:
+    """``cache_key`` of ``kernel`` without the lines at which it and the functions it may call stand."""
+    own = [f for f in (kernel, *kernel.fn.__globals__.values()) if hasattr(f, "starting_line_number")]
+    functions = list({id(f): f for f in own}.values())
+    before = [(f.starting_line_number, f.hash) for f in functions]
+    for f in functions:
+        f.starting_line_number, f.hash = 0, None
+    try:
+        return str(kernel.cache_key)
+    finally:
+        for f, (line, key) in zip(functions, before, strict=True):
+            f.starting_line_number, f.hash = line, key
 
 
 def log_of(error: BaseException) -> str:

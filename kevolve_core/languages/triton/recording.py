@@ -23,7 +23,7 @@ from attrs import field, frozen
 from kevolve_core.errors import CompileError, KevolveError, UnsupportedError
 from kevolve_core.model import content_hash, freeze
 
-__all__ = ["Launch", "TritonTarget", "compile_launch", "launch_key", "record"]
+__all__ = ["Launch", "TritonTarget", "compile_launch", "kernel_key", "launch_key", "record"]
 
 _lock = RLock()
 
@@ -185,9 +185,21 @@ def launch_key(launch: Launch) -> str:
     it calls too), specialisation, options and target. Equal keys compile to equal binaries."""
     if not hasattr(launch.kernel, "cache_key"):
         raise UnsupportedError("a launch without a Triton function has no key", got=launch.name)
+    return _key(launch, launch.kernel.cache_key)
+
+
+def kernel_key(launch: Launch) -> str:
+    """As `launch_key`, but the same wherever in a file the functions stand, and with Triton's version: names
+    a kernel across candidates."""
+    from kevolve_core.languages.triton import internals
+
+    return _key(launch, f"{internals.version()} {internals.placeless_key(launch.kernel)}")
+
+
+def _key(launch: Launch, source: str) -> str:
     return content_hash(
         {
-            "source": launch.kernel.cache_key,
+            "source": source,
             "signature": [[k, str(v)] for k, v in launch.signature.items()],
             "constexprs": sorted([str(k), _constant(v)] for k, v in launch.constexprs.items()),
             "attributes": sorted([str(k), str(v)] for k, v in launch.attributes.items()),

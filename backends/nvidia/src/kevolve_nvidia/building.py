@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from kevolve_core.builds import BuildCache
 from kevolve_core.errors import CompileError, KevolveError, ToolchainMissingError, UnsupportedError
 from kevolve_core.isolate import sandbox
 from kevolve_core.isolate.entry import EntryModules, exported
@@ -113,12 +114,15 @@ def _triton(
     arch: str,
     properties: Mapping[str, Any],
     work: str,
+    kernels: str = "",
+    kernel_bytes: int = 0,
     **_: Any,
 ) -> dict[str, Any]:
     from kevolve_nvidia.triton_build import build_triton
 
     with _Program(files, entry, symbol, fallback_symbol, signature, Path(work)) as make:
-        return build_triton(make, signature, architecture(arch), properties, Path(work))
+        known = BuildCache(Path(kernels), kernel_bytes) if kernels else None
+        return build_triton(make, signature, architecture(arch), properties, Path(work), known)
 
 
 def _cute(
@@ -130,12 +134,15 @@ def _cute(
     arch: str,
     properties: Mapping[str, Any],
     work: str,
+    kernels: str = "",
+    kernel_bytes: int = 0,
     **_: Any,
 ) -> dict[str, Any]:
     from kevolve_nvidia.cutedsl.build import build_cute
 
     with _Program(files, entry, symbol, fallback_symbol, signature, Path(work)) as make:
-        return build_cute(make, signature, architecture(arch), properties, Path(work))
+        known = BuildCache(Path(kernels), kernel_bytes) if kernels else None
+        return build_cute(make, signature, architecture(arch), properties, Path(work), known)
 
 
 class _Program:

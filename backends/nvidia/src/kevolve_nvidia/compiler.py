@@ -37,6 +37,7 @@ SOURCE_FOLDER = "source"
 _KEY_VERSION = 1  # raise when what goes into a build changes without its key changing
 _AHEAD = 4  # workers started before the first candidate is there; `estimated`
 _MEMORY_BYTES = 16 << 30  # of one compile worker; `estimated`
+_KERNELS_SHARE = 4  # part of the cache's bytes that single kernels may take beside it; `estimated`
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "triton": ("triton", "pytorch-triton", "torch"),
     "cuda": ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime", "cuda-bindings"),
@@ -277,8 +278,10 @@ class NvidiaCompiler:
             return self._signatures[key]
 
     def _build(self, arguments: Mapping[str, Any], work: Path) -> dict[str, Any]:
+        share = self.settings.cache_bytes // _KERNELS_SHARE
+        kept = {"kernels": str(self.settings.cache / "kernels"), "kernel_bytes": share}
         try:
-            facts: dict[str, Any] = self._pool.call("build", {**arguments, "work": str(work)})
+            facts: dict[str, Any] = self._pool.call("build", {**arguments, **kept, "work": str(work)})
         except RemoteError as error:
             if error.kind == "out_of_memory":
                 raise CompileError("compiling took too much memory", log=error.log, got=error.what) from error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kevolve_core.kernelspec import Case, KernelSpec
-from kevolve_core.spec.runtime import example_inputs, layouts, load_reference
+from kevolve_core.spec.runtime import LoadedReference, example_inputs, layouts, load_reference
 
 __all__ = ["arguments_of", "signature_of"]
 
@@ -19,7 +19,7 @@ def signature_of(spec: KernelSpec, case: Case) -> dict[str, Any]:
     ``{"layouts": [[leaf, …], …], "args": […], "kwargs": {…}, "state": {name: leaf}, "training": bool}``; a
     leaf is ``{"value": …}`` or ``{"dtype", "shape", "strides", "offset"}`` in elements.
     """
-    reference = load_reference(spec, case, 0)
+    reference = _described(spec, case)
     kinds = layouts(spec, case) if case.inputs else ("contiguous",)
     rows = [[_leaf(v) for v in example_inputs(spec, case, layout)] for layout in kinds]
     unique = {repr(row): row for row in rows}
@@ -31,6 +31,21 @@ def signature_of(spec: KernelSpec, case: Case) -> dict[str, Any]:
         "state": {name: _leaf(value) for name, value in state.items()},
         "training": spec.mode == "train",
     }
+
+
+def _described(spec: KernelSpec, case: Case) -> LoadedReference:
+    """The reference, without data where its code lets it be: weights may be gigabytes, and drawing them takes
+    a minute."""
+    try:
+        with torch.device("meta"):
+            found = load_reference(spec, case, 0)
+        if not any(isinstance(v, torch.Tensor) for v in (*found.init_args, *found.init_kwargs.values())):
+            return found
+    except (
+        Exception
+    ):  # whatever the user's code does with values; with data it says what is wrong, if anything
+        pass
+    return load_reference(spec, case, 0)
 
 
 def _leaf(value: Any) -> dict[str, Any]:

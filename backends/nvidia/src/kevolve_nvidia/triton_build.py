@@ -3,16 +3,19 @@ case, and each launch is compiled."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kevolve_core.builds import BuildCache
 from kevolve_core.errors import CompileError
 from kevolve_core.languages.triton import Launch, TritonTarget, compile_launch, launch_key, record
 from kevolve_nvidia.architectures import Architecture
 from kevolve_nvidia.binary import kernel_facts
+from kevolve_nvidia.kernel_store import KernelStore
 from kevolve_nvidia.signature import arguments_of
 from kevolve_nvidia.triton_run import TRITON_FOLDER, kept_in
 
@@ -50,6 +53,7 @@ def build_triton(
     arch: Architecture,
     properties: Mapping[str, Any],
     work: Path,
+    kernels: BuildCache | None = None,
 ) -> dict[str, Any]:
     """Compile every kernel that the candidate launches into ``work / TRITON_FOLDER``.
 
@@ -59,6 +63,7 @@ def build_triton(
         arch: for what.
         properties: see `kevolve_nvidia.triton_properties`.
         work: the artifact's folder.
+        kernels: those of earlier candidates (see `KernelStore`).
 
     Returns:
         ``{"kernels": name -> facts, "launches": [...], "binaries": file -> path in work}``.
@@ -74,8 +79,11 @@ def build_triton(
             program = make()
         launches = recorded(program, signature, target)
         facts: dict[str, Any] = {"kernels": {}, "launches": [], "binaries": {}}
+        # In an order of its own: candidates that are compiled side by side begin with different kernels.
+        order = random.Random(work.name).sample(range(len(launches)), len(launches))
+        made = {number: _compiled(launches[number], arch, work, kernels) for number in order}
         for number, launch in enumerate(launches):
-            kernel = compile_launch(launch)
+            kernel, own = made[number]
             name = f"{launch.name}-{number}.cubin"
             (work / name).write_bytes(kernel.asm["cubin"])
             facts["binaries"][f"{launch.name}-{number}"] = name
@@ -83,17 +91,32 @@ def build_triton(
                 {"kernel": launch.name, "grid": list(launch.grid), "tuning": launch.tuning}
                 | {k: v for k, v in launch.options.items() if isinstance(v, (int, float, str, bool))}
             )
-            own = kernel_facts(
-                work / name,
-                arch,
-                threads={kernel.metadata.name: 32 * kernel.metadata.num_warps},
-                shared={kernel.metadata.name: kernel.metadata.shared},
-                ptx=kernel.asm["ptx"],
-            )
             for found in own.values():
                 facts["kernels"][f"{launch.name}-{number}"] = found
     _check_limits(facts["kernels"], properties)
     return facts
+
+
+def _compiled(
+    launch: Launch, arch: Architecture, work: Path, kernels: BuildCache | None
+) -> tuple[Any, Mapping[str, Any]]:
+    """A launch's kernel, and facts by the kernel's name."""
+
+    def look(kernel: Any, cubin: Path) -> Mapping[str, Any]:
+        meta = kernel.metadata
+        return kernel_facts(
+            cubin, arch, threads={meta.name: 32 * meta.num_warps}, shared={meta.name: meta.shared},
+            ptx=kernel.asm["ptx"],
+        )  # fmt: skip
+
+    if kernels is not None:
+        return KernelStore(kernels).compiled(launch, look)
+    kernel = compile_launch(launch)
+    cubin = work / "kernel.cubin"
+    cubin.write_bytes(kernel.asm["cubin"])
+    found = look(kernel, cubin)
+    cubin.unlink()
+    return kernel, found
 
 
 def _check_limits(kernels: Mapping[str, Mapping[str, Any]], properties: Mapping[str, Any]) -> None:

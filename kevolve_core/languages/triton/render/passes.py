@@ -76,6 +76,11 @@ class Walks:
             count *= a.extent
         lanes = "tl.arange(0, COLS)" + ("[None, :]" if pr.rank == 2 else "")
         needed = self._needed_scans(p)
+        if any(self.scans[n].axis != a.name for n in needed for a in cols if a.extent > 1):
+            raise UnsupportedError(
+                "a running value is read in a walk over other columns than its own",
+                where=f"nest {pr.nest.name}, {', '.join(needed)}",
+            )
         if count <= s.cols and count:
             self._frame_once(cols, count, lanes)
             for name in needed:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kevolve_core.builds import BuildCache
 from kevolve_core.errors import CompileError
 from kevolve_nvidia.architectures import Architecture
 from kevolve_nvidia.binary import kernel_facts
@@ -31,6 +32,7 @@ def build_cute(
     arch: Architecture,
     properties: Mapping[str, Any],
     work: Path,
+    kernels: BuildCache | None = None,
 ) -> dict[str, Any]:
     """Compile every kernel that the candidate launches into ``work / CUTE_FOLDER`` (and Triton's, see
     `kevolve_nvidia.triton_build.build_triton`, whose arguments and result these are).
@@ -42,7 +44,7 @@ def build_cute(
     folder = work / CUTE_FOLDER
     folder.mkdir()
     with recording(arch.name, folder) as made:
-        facts = build_triton(make, signature, arch, properties, work)
+        facts = build_triton(make, signature, arch, properties, work, kernels)
     if not made and not facts["kernels"]:
         raise CompileError(
             "the candidate compiles no CuTe DSL kernel",

@@ -1,0 +1,63 @@
+"""No generated kernel touches memory beside its tensors, at sizes that fit no machine here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention as attend
+
+from kevolve_core.kernelspec import Case, KernelSpec, Reference
+from kevolve_core.languages.triton import TritonRenderer
+from kevolve_core.synth.capture import capture
+from kevolve_core.synth.lower import TABLE
+from kevolve_core.synth.program import Partition, synthesise
+from kevolve_core.synth.simplify import simplified
+
+ROOT = Path(__file__).parents[3]
+SHAPE = (70000, 500, 96)  # more than 2^31 elements; tails along every axis of a tile
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, int]:
+    """Accesses beside a tensor, of attention as it is generated, and with what keeps it right taken out."""
+    tensors = [torch.empty(SHAPE, device="meta") for _ in range(3)]
+    graph = simplified(capture(lambda q, k, v: attend(q, k, v, is_causal=True), tensors, keep=TABLE))
+    program = synthesise(graph, "main", Partition(attention=True)).program
+    spec = KernelSpec("test", Reference("", "f"), (Case("main"),))
+    points = {s.name: {"block_m": 64, "block_n": 128} for s in program.steps}
+    text = TritonRenderer().render(spec, [program], points).files["kernel.py"]
+    assert "tl.dot" in text
+    sources = {
+        "generated": text,
+        "narrow": text.replace(".to(tl.int64)", ""),
+        "unmasked": re.sub(r", mask=[\w &]+(, other=0\.0)?\)", ")", text),
+    }
+    folder = tmp_path_factory.mktemp("addresses")
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.interpreted.addresses",
+         *(str(folder / f"{name}.py") for name in sources)],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = re.findall(r"/(\w+)\.py \w+: .* (\d+) beside", done.stdout)
+    assert len(lines) == len(sources), done.stderr[-2000:]
+    return {name: int(count) for name, count in lines}
+
+
+def test_attention_stays_within_its_tensors(found: Mapping[str, int]) -> None:
+    assert found["generated"] == 0
+
+
+@pytest.mark.parametrize("fault", ["narrow", "unmasked"])
+def test_an_offset_that_overflows_and_a_tail_without_a_mask_are_seen(
+    found: Mapping[str, int], fault: str
+) -> None:
+    assert found[fault] > 0
