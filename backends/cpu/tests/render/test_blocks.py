@@ -88,3 +88,12 @@ def test_less_than_a_block_is_gathered(rows: int, columns: int) -> None:
 def test_blocks_can_be_turned_off() -> None:
     p = copies(128, 64, ("float32",))
     assert "transpose_block" not in harness.render(p, {**POINT, "transpose": False}).files["kernel.cpp"]
+
+
+def test_lines_of_the_result_are_fetched_unless_stores_go_past_the_caches() -> None:
+    p = copies(128, 64, ("float32",))
+    fetched = [
+        "__builtin_prefetch(y0" in harness.render(p, {**POINT, "lanes": 16, "stream": s}).files["kernel.cpp"]
+        for s in (False, True)
+    ]
+    assert fetched == [True, False]

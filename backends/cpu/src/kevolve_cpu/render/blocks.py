@@ -100,9 +100,7 @@ class Blocks:
             name = printer.fresh(f"{identifier(printer.names[buffer])}_block")
             kind = raw_kind(printer.buffers[buffer].dtype)
             v = printer.emitter(block).vector("u16" if kind == "f16" else kind)
-            terms = [self._term(a, k, row) for a, k in form.terms.items()]
-            terms += [str(form.constant)] if form.constant else []
-            place = f"{printer.names[buffer]} + {' + '.join(terms)}"
+            place = self._place(buffer, form, row, vector)
             # A block reads few bytes of many rows, which no hardware prefetcher follows: the next block's are
             # asked for here (x.t() of 4096 x 1024: 4.1 ms against 5.9 ms without, one core).
             block.lines += [
@@ -111,6 +109,7 @@ class Blocks:
                 f"for (int {row} = 0; {row} < {side}; ++{row}) {{",
                 f"    {name}[{row}] = load<{v}>({place});",
                 f"    __builtin_prefetch({place} + {side});",
+                *(self._fetched(passes, row) if not read else []),
                 "}",
                 f"transpose_block({name});",
             ]
@@ -126,16 +125,27 @@ class Blocks:
         block.block(f"for (int {row} = 0; {row} < {side}; ++{row}) {{", inside)
         task.block(f"{header} {{", block)
 
-    def _term(self, axis: str, k: int, row: str) -> str:
-        name = self.loops.printer.loops[axis]
-        text = (
-            self.first
-            if axis == self.found.axis
-            else f"({name} + {row})"
-            if axis == self.loops.vector
-            else name
-        )
-        return text if k == 1 else f"{text} * {k}"
+    def _fetched(self, passes: Sequence[Pass], row: str) -> list[str]:
+        """Asks for the lines of the result: a store that crosses two waits for each in turn unless they are
+        there (x.t() of 2003 x 1001: 3.8 ms against 12.8 ms without, one core)."""
+        side, vector = self.loops.schedule.lanes, self.loops.vector
+        found: dict[str, None] = {}
+        for s in (s for p in passes for s in p.sinks if isinstance(s, Store)):
+            form = analyse(s.index[0], {})
+            if s.mode == "set" and not form.rest and form.stride(vector) == 1 and not self.stores.streams(s):
+                place = self._place(s.buffer, form, row, self.found.axis)
+                found[f"    __builtin_prefetch({place} + {side - 1}, 1);"] = None
+        return list(found)
+
+    def _place(self, buffer: str, form: Affine, row: str, rows: str) -> str:
+        """The element at the block's first point along both axes, but at ``row`` along axis ``rows``."""
+        terms = []
+        for a, k in form.terms.items():
+            name = self.first if a == self.found.axis else self.loops.printer.loops[a]
+            text = f"({name} + {row})" if a == rows else name
+            terms.append(text if k == 1 else f"{text} * {k}")
+        terms += [str(form.constant)] if form.constant else []
+        return f"{self.loops.printer.names[buffer]} + {' + '.join(terms)}"
 
     def _stores(self, scope: Scope, passes: Sequence[Pass]) -> None:
         for p in passes:

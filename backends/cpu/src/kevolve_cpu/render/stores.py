@@ -63,7 +63,7 @@ class Stores:
         value = lanes.splat(value)
         tail = f", {scope.tail}" if scope.tail else ""
         if s.mode == "set" and not lane and stride == 1 and mask is None:
-            helper = "stream" if self.schedule.stream and self._aligned(s, dtype) else "store"
+            helper = "stream" if self.streams(s) else "store"
             self.printer.preamble.need(f"{helper}_lanes" if tail else helper)
             scope.lines.append(f"{helper}({pointer}, {value.code}{tail});")
             return
@@ -94,6 +94,10 @@ class Stores:
         self.printer.preamble.need("atomic_update")
         self.printer.preamble.need(functor.lower())
         return f"atomic_update({pointer}, ({STORAGE[dtype]}){value}, {functor}{{}});"
+
+    def streams(self, s: Store) -> bool:
+        """Whether whole vectors of this store go past the caches."""
+        return self.schedule.stream and self._aligned(s, self.buffers[s.buffer].dtype)
 
     def _aligned(self, s: Store, dtype: str) -> bool:
         """Whether every whole vector of this store is aligned to its size, given an aligned buffer."""
