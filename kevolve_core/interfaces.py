@@ -279,6 +279,29 @@ class Selective(Protocol):
         ...
 
 
+#: The name under which genomes and a renderer's ``choices`` have those about a program as a whole.
+PROGRAM = "program"
+
+
+@runtime_checkable
+class Programming(Protocol):
+    """What a renderer may also have: choices about programs as a whole, such as how their launches are made.
+    Its ``render`` finds the point under `PROGRAM`; where there is none, it is the space's default."""
+
+    def program_space(self, programs: Sequence[Program], device: Device) -> Space:
+        """The choices for ``programs`` on ``device``; an empty space where there are none."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """What a runner may also have: how it made the loaded program's launches, beside what the text says."""
+
+    def remarks(self) -> Mapping[str, str]:
+        """In words, after a call: ``{"CUDA graph": "yes"}``. Empty where there is nothing to say."""
+        ...
+
+
 @runtime_checkable
 class Fusing(Protocol):
     """What a renderer may also have: kernels for steps that are made of others. A renderer without this is

@@ -323,6 +323,12 @@ class Evaluation:
         """The record of a stage, None where it was not reached."""
         return next((record for record in self.stages if record.stage == name), None)
 
+    @property
+    def remarks(self) -> Mapping[str, str]:
+        """What the runner said about how it made the candidate's launches; empty where it said nothing."""
+        found = (record.detail.get("remarks") for record in self.stages)
+        return next((freeze(remarks) for remarks in found if remarks), freeze(None))
+
     def measurement(self, case: str, phase: str | None = None) -> Measurement | None:
         """The latest measurement of ``case`` (of ``phase`` where named)."""
         for m in reversed(self.measurements):

@@ -149,8 +149,8 @@ def _examples(store: RunStore) -> dict[str, str]:
 def _standalone(kernel: Candidate, where: Place) -> str | None:
     """The kernel as one file; None where its language or shape does not allow that."""
     try:
-        uses_native = any(not name.endswith(".py") for name in kernel.files)
-        return export(kernel, where.backend.standalone_loader(kernel.language) if uses_native else "")
+        asks = "kevolve_core.native" in kernel.files[kernel.entry]
+        return export(kernel, where.backend.standalone_loader(kernel.language) if asks else "")
     except UnsupportedError:
         return None
 

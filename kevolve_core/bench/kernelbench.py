@@ -50,6 +50,8 @@ class BenchSettings:
         language: of the candidates in ``check_only``; "" for the generator's own choice.
         only: problems by id (``1/23``); all of the levels where empty.
         seed: of weights and of the search.
+        train: modules in training mode, as KernelBench's own evaluator runs them (it never calls ``eval``):
+            batch statistics in batch norm, dropout where there is any.
     """
 
     root: str
@@ -62,6 +64,7 @@ class BenchSettings:
     only: tuple[str, ...] = ()
     seed: int = 0
     backend: str = field(default="")
+    train: bool = False
 
     def identity(self) -> Mapping[str, Any]:
         """What rows must agree on to stand in one file: all but which problems are run."""
@@ -69,6 +72,8 @@ class BenchSettings:
         for key in ("root", "levels", "only"):
             del plain[key]
         unused = {"sweep"} if not self.sweep else {"budget"}
+        if not self.train:
+            unused.add("train")
         return {
             k: v for k, v in plain.items() if k not in unused | ({"budget"} if self.check_only else set())
         }
@@ -191,7 +196,7 @@ def _row(
         if settings.scale != "full":
             arguments = {"source": source, "scale": settings.scale, "where": str(problem.path)}
             source = checker.call("shrink", arguments)["source"]
-        spec = spec_of(problem, source)
+        spec = spec_of(problem, source, "train" if settings.train else "eval")
         if pipeline is not None:
             return row | pipeline.row(problem, spec, checker)
         secret = int.from_bytes(hashlib.sha256(f"{problem.id}/{settings.seed}".encode()).digest()[:6], "big")

@@ -18,7 +18,7 @@ from kevolve_core.api.parts import Place
 from kevolve_core.bench.check import is_generated
 from kevolve_core.bench.pool import BASELINE, Checker
 from kevolve_core.bench.problems import Problem
-from kevolve_core.bundle import export
+from kevolve_core.bundle import export, with_reference_weights
 from kevolve_core.errors import KevolveError, WorkerError
 from kevolve_core.evaluate.lock import building, timing
 from kevolve_core.evaluate.statistics import paired_ratio
@@ -50,7 +50,7 @@ class Pipeline:
         where: backend and device.
         count: candidates a problem.
         seed: of weights and proposals.
-        out: kernels that win are exported below it.
+        out: the best kernels are exported below it.
     """
 
     where: Place
@@ -123,7 +123,7 @@ class Pipeline:
             "broken_baselines": found["broken"],
             "baselines_s": {name: median(v) for name, v in found["quick"].items()},
         }  # fmt: skip
-        self._finish(row, problem, entries, found, [*lost.values()])
+        self._finish(row, problem, spec, entries, found, [*lost.values()])
         row["wall_s"] = round(time.perf_counter() - begun, 3)
         return row
 
@@ -143,11 +143,12 @@ class Pipeline:
         self,
         row: Row,
         problem: Problem,
+        spec: KernelSpec,
         entries: Sequence[Row],
         found: Mapping[str, Any],
         lost: Sequence[str],
     ) -> None:
-        """Verdict, ratios and the exported kernel."""
+        """Verdict, ratios and the exported kernel: the best one, also where the baseline is delivered."""
         winner = found["winner"]
         if winner is None:
             reasons = [*(c["reason"] for c in found["candidates"] if c["reason"]), *lost]
@@ -160,7 +161,7 @@ class Pipeline:
         times = {name: median(v) for name, v in winner["samples"].items()}
         best = min(times, key=lambda name: times[name])
         row |= {
-            "correct": True, "libraries": winner["libraries"],
+            "correct": True, "libraries": winner["libraries"], "remarks": winner["remarks"],
             "generated_correct": is_generated(winner["libraries"]), "language": candidate.language,
             "genome": dict(candidate.genome or {}).get("steps"), "baselines_s": times,
             "rewrites": dict(candidate.origin.notes).get("rewrites", "") if candidate.origin else "",
@@ -169,12 +170,12 @@ class Pipeline:
             "ratio_to": {name: r.value for name, r in ratios.items()},
             "delivered": "candidate" if ratios[best].low > _MARGIN else "baseline",
         }  # fmt: skip
-        if row["delivered"] == "candidate":
-            loader = self.where.backend.standalone_loader(candidate.language)
-            path = self.out / "kernels" / f"level{problem.level}" / f"{problem.number}_{problem.name}.py"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(export(candidate, loader), encoding="utf-8")
-            row["kernel"] = str(path.relative_to(self.out))
+        text = export(candidate, self.where.backend.standalone_loader(candidate.language))
+        path = self.out / "kernels" / f"level{problem.level}" / f"{problem.number}_{problem.name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reference = spec.reference
+        path.write_text(with_reference_weights(text, reference.source, reference.symbol), encoding="utf-8")
+        row["kernel"] = str(path.relative_to(self.out))
 
 
 def _baseline(error: WorkerError) -> str:

@@ -84,12 +84,16 @@ def find_problems(root: str | Path, levels: Sequence[int], only: Sequence[str] =
     return tuple(found)
 
 
-def spec_of(problem: Problem, source: str) -> KernelSpec:
-    """The specification of ``problem`` with ``source`` (its file's text, perhaps with other sizes)."""
+def spec_of(problem: Problem, source: str, mode: str = "eval") -> KernelSpec:
+    """The specification of ``problem`` with ``source`` (its file's text, perhaps with other sizes).
+
+    Args:
+        mode: of its module, ``eval`` or ``train``.
+    """
     name = f"l{problem.level}_{problem.number}_{re.sub(r'[^A-Za-z0-9_]', '_', problem.name)}"
     reference = parse_reference(
         {"python": source}, problem.path.parent, str(problem.path), name, False, False
     )
     if not reference.inputs_from:
         raise SpecError("the problem defines no get_inputs()", where=str(problem.path))
-    return KernelSpec(name, reference, (Case("default"),))
+    return KernelSpec(name, reference, (Case("default"),), mode=mode)

@@ -29,7 +29,7 @@ from kevolve_core.bench.shrink import SCALES, shrunk
 from kevolve_core.errors import KevolveError, WorkerError
 from kevolve_core.evaluate.contender import library_calls
 from kevolve_core.evaluate.rules import check_candidate
-from kevolve_core.interfaces import BackendRef, Proposal
+from kevolve_core.interfaces import BackendRef, Proposal, Remarking
 from kevolve_core.isolate.entry import exported
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Artifact, Candidate, Device
@@ -219,6 +219,7 @@ class SweepRole:
             with self._blamed(winner["number"]):
                 program = self._program(winner["number"], entries[winner["number"]])
                 program(*base.inputs)  # the first call of all places constants on the device
+                winner["remarks"] = self._remarks()
                 winner["libraries"] = list(library_calls(program, base.inputs))
         clock.lap("race")
         return {
@@ -253,6 +254,7 @@ class SweepRole:
             if times[0] < _SLOW * best:
                 times += [self._seconds(program, base)[0] for _ in range(_QUICK)]
             row["seconds"] = median(times[1:] or times)
+            row["remarks"] = self._remarks()
             return ""
 
         row["reason"] = self._attempted(number, attempt)
@@ -322,6 +324,9 @@ class SweepRole:
     def _precision(self) -> Any:
         assert self._spec is not None
         return self._spec.precision
+
+    def _remarks(self) -> dict[str, str]:
+        return dict(self._runner.remarks()) if isinstance(self._runner, Remarking) else {}
 
     def _attempted(self, number: int, attempt: Callable[[], str]) -> str:
         """What is wrong with a candidate, its errors included."""

@@ -1,13 +1,14 @@
 """A candidate as ONE Python file that needs torch (and its language's own runtime) and nothing of Kevolve.
 
-The entry module keeps its text. Native files go into the dict ``_SOURCES`` and the import of
-`kevolve_core.native.load_native` is replaced by the backend's stand-alone loader.
+The entry module keeps its text. Native files go into the dict ``_SOURCES`` and the import of `load_native` or
+`replayed` from `kevolve_core.native` is replaced by the backend's stand-alone text of it.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 from attrs import frozen
 
@@ -18,6 +19,8 @@ from kevolve_core.syntax import parse
 __all__ = ["export"]
 
 _HELPER = "kevolve_core.native"
+_HELPERS = ("load_native", "replayed")
+_SECTION = re.compile(r"^# --- (\w+): .*\n", re.MULTILINE)  # of a loader's text that has several
 
 
 @frozen
@@ -35,7 +38,8 @@ def export(candidate: Candidate, loader_source: str) -> str:
     Args:
         candidate: its Python entry and any number of native files. An entry that opens none passes through.
         loader_source: Python text that defines ``load_native`` for files found in ``_SOURCES`` (a backend's
-            `standalone_loader`). Not used by an entry that does not import `load_native`.
+            `standalone_loader`). Of its parts that begin with ``# --- NAME: …``, those whose helper the entry
+            imports are taken.
 
     Raises:
         UnsupportedError: an entry that is no Python, more than one Python file, another import of Kevolve,
@@ -64,10 +68,10 @@ def export(candidate: Candidate, loader_source: str) -> str:
     preamble, body_start = _preamble(tree, source)
     parts = [f"# Exported by Kevolve from candidate {candidate.id}; it needs no part of Kevolve.\n", preamble]
     if used:
-        loader = _loader_text(loader_source, candidate)
+        loader = _loader_text(_sections(loader_source, used), candidate, used)
         _refuse_collisions(loader, tree, candidate)
         natives = {name: text for name, text in candidate.files.items() if name != candidate.entry}
-        parts += [_sources_text(natives), loader, "\n\n"]
+        parts += [_sources_text(natives) if "load_native" in used else "", loader, "\n\n"]
     parts.append(_apply(source, cuts, body_start).lstrip("\n"))
     text = "".join(parts).rstrip("\n") + "\n"
     compile(text, f"<export of {candidate.id}>", "exec")
@@ -115,15 +119,17 @@ def _defined(body: Iterable[ast.stmt]) -> Iterable[str]:
                         yield target.id
 
 
-def _replace_imports(tree: ast.Module, source: str, candidate: Candidate) -> tuple[list[_Cut], bool]:
-    """Cuts for every import of the helper, and whether there was one. Refuses other imports of Kevolve."""
+def _replace_imports(tree: ast.Module, source: str, candidate: Candidate) -> tuple[list[_Cut], set[str]]:
+    """Cuts for every import of a helper, and which there were. Refuses other imports of Kevolve."""
     starts, data = _line_starts(source), source.encode()
     cuts: list[_Cut] = []
+    used: set[str] = set()
     for node in ast.walk(tree):
         aliases: list[str] | None = None
         if isinstance(node, ast.ImportFrom) and node.module == _HELPER and not node.level:
-            if all(a.name == "load_native" for a in node.names):
-                aliases = [a.asname for a in node.names if a.asname and a.asname != "load_native"]
+            if all(a.name in _HELPERS for a in node.names):
+                aliases = [f"{a.asname} = {a.name}" for a in node.names if a.asname not in (None, a.name)]
+                used |= {a.name for a in node.names}
         elif isinstance(node, ast.Import):
             if not any(a.name.split(".")[0] == "kevolve_core" for a in node.names):
                 continue
@@ -131,18 +137,25 @@ def _replace_imports(tree: ast.Module, source: str, candidate: Candidate) -> tup
             continue
         if aliases is None:
             raise UnsupportedError(
-                "an exported kernel may use 'load_native' of Kevolve and nothing else",
+                "an exported kernel may use 'load_native' and 'replayed' of Kevolve and nothing else",
                 got=ast.unparse(node),
                 where=f"{candidate.entry}:{node.lineno}",
-                mend=f"write 'from {_HELPER} import load_native'",
+                mend=f"write 'from {_HELPER} import load_native', or replayed",
             )
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
-        text = "; ".join(f"{alias} = load_native" for alias in aliases)
+        text = "; ".join(aliases)
         if not text and not (node in tree.body and data[end : end + 1] == b"\n"):
             text = "pass"  # a block, or the rest of its line, needs a statement here
         cuts.append(_Cut(start, end, text))
-    return sorted(cuts, key=lambda c: c.start), bool(cuts)
+    return sorted(cuts, key=lambda c: c.start), used
+
+
+def _sections(loader_source: str, used: Collection[str]) -> str:
+    """The parts of a loader's text that define what is ``used``; all of a text without parts."""
+    head, *parts = _SECTION.split(loader_source)
+    named = zip(parts[::2], parts[1::2], strict=True)
+    return "".join([head, *(text for name, text in named if name in used)])
 
 
 def _line_starts(source: str) -> list[int]:
@@ -182,12 +195,13 @@ def _apply(source: str, cuts: list[_Cut], start: int) -> str:
     return "".join([*parts, data[at:].decode()])
 
 
-def _loader_text(loader_source: str, candidate: Candidate) -> str:
+def _loader_text(loader_source: str, candidate: Candidate, used: Collection[str]) -> str:
     """The loader without docstring and ``__future__`` imports, which cannot stand in the middle of a file."""
     tree = parse(loader_source)
-    if "load_native" not in set(_defined(tree.body)):
+    if missing := set(used) - set(_defined(tree.body)):
         raise UnsupportedError(
             f"the backend has no stand-alone loader for language '{candidate.language}'",
+            got=f"no {', '.join(sorted(missing))}",
             where=f"candidate {candidate.id}",
         )
     _, start = _preamble(tree, loader_source)
@@ -198,7 +212,7 @@ def _refuse_collisions(loader: str, entry: ast.Module, candidate: Candidate) -> 
     """A name that both bind is harmless only where both import the same thing under it."""
     body = parse(loader).body
     same = _imports(body) & _imports(entry.body)
-    clash = (set(_defined(body)) & set(_defined(entry.body))) - {name for name, _ in same} - {"load_native"}
+    clash = set(_defined(body)) & set(_defined(entry.body)) - {name for name, _ in same} - set(_HELPERS)
     if clash:
         raise UnsupportedError(
             "the candidate's entry and the stand-alone loader define the same names",

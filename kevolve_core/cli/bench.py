@@ -50,6 +50,8 @@ def _levels(_ctx: Any, _param: Any, value: str) -> tuple[int, ...]:
     metavar="N",
     help="Time N proposals a problem, without a search and without the evaluator's fences.",
 )
+@click.option("--train", is_flag=True,
+              help="Modules in training mode, as KernelBench's own evaluator runs them.")  # fmt: skip
 @click.option("--language", default="", metavar="NAME", help="Of the candidates of --check-only and --sweep.")
 @click.option("--problem", "only", multiple=True, metavar="ID", help="Only this one (1/23); may be repeated.")
 @click.option("--jobs", default=0, metavar="N", help="Checking processes; one a core by default.")
@@ -67,6 +69,7 @@ def kernelbench(
     budget: str,
     check_only: bool,
     sweep: int,
+    train: bool,
     language: str,
     only: tuple[str, ...],
     jobs: int,
@@ -87,7 +90,7 @@ def kernelbench(
         raise ConfigError("--check-only times nothing and --sweep does", mend="give one of them")
     settings = BenchSettings(
         root=str(root), levels=levels, scale=scale, check_only=check_only, budget=budget, language=language,
-        only=only, seed=seed, backend=backend or "", sweep=sweep,
+        only=only, seed=seed, backend=backend or "", sweep=sweep, train=train,
     )  # fmt: skip
     target = folder or Path("kevolve-bench") / ("check" if check_only else "sweep" if sweep else "search")
     console = err() if as_json else out()

@@ -224,6 +224,8 @@ def print_result(console: Console, result: Result) -> None:
     rows = [("kernel", str(result.report.kernel)), ("report", str(result.report.markdown))]
     if result.evaluation is not None and result.evaluation.library_calls:
         rows.append(("library calls", ", ".join(result.evaluation.library_calls)))
+    if result.evaluation is not None:
+        rows += list(result.evaluation.remarks.items())
     if (at := search.best_at) is not None:
         rows.append(("until the best", f"{at.seconds:.1f} s measured, {at.evaluations} evaluations"))
     spent = f"{search.seconds:.1f} s measured, {search.evaluations} evaluations, {_failures(search.counts)}"

@@ -61,6 +61,8 @@ def print_evaluation(console: Console, spec: KernelSpec, evaluation: Evaluation)
         say(console, f"\n{format_ratio(speedup.ratio, speedup.evidence)} over {against}", "bold")
     if evaluation.library_calls:
         say(console, f"library calls: {', '.join(evaluation.library_calls)}")
+    for name, text in evaluation.remarks.items():
+        say(console, f"{name}: {text}")
     if evaluation.profile is not None:
         profile = evaluation.profile
         say(console, f"bottleneck: {profile.bottleneck} ({profile.evidence.value})")

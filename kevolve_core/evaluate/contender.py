@@ -22,7 +22,7 @@ import torch
 from torch.autograd import profiler
 
 from kevolve_core.errors import KevolveError
-from kevolve_core.interfaces import BackendRef
+from kevolve_core.interfaces import BackendRef, Remarking
 from kevolve_core.isolate import sandbox
 from kevolve_core.isolate.entry import exported
 from kevolve_core.isolate.tensors import flatten, open_block, pack_block, unflatten
@@ -261,9 +261,12 @@ class ContenderRole:
 
     def op_trace(self) -> tuple[Any, list[Any]]:
         """Library operators that one call on the prepared inputs enters, outermost only, as PyTorch's own
-        profiler sees them: it is below everything that Python can do."""
+        profiler sees them: it is below everything that Python can do. Also what the runner has to say about
+        earlier calls."""
         assert self._program is not None
-        return {"library_calls": list(library_calls(self._program, self._inputs))}, []
+        runner = self._runner
+        remarks = dict(runner.remarks()) if isinstance(runner, Remarking) else {}
+        return {"library_calls": list(library_calls(self._program, self._inputs)), "remarks": remarks}, []
 
 
 def library_calls(program: Callable[..., Any], inputs: Sequence[Any]) -> tuple[str, ...]:

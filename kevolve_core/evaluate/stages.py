@@ -58,12 +58,12 @@ def small(trial: Trial) -> Mapping[str, Any]:
     checked = _check(trial, case, everything=True)
     contender = trial.contender(case)
     contender.prepare(trial.session.kept(case, "base", "contiguous"), flush=False, poison=0)
-    trial.library_calls = tuple(
-        contender.worker.call("trace", limits=contender.limits).value["library_calls"]
-    )
+    traced = contender.worker.call("trace", limits=contender.limits).value
+    trial.library_calls = tuple(traced["library_calls"])
     if trial.library_calls and trial.request.spec.options.get("library_calls") == "forbid":
         raise RejectedError("rule_violation", f"calls {trial.library_calls[0]}, which the spec forbids")
-    return {"checked": checked, "library_calls": list(trial.library_calls)}
+    found = {"checked": checked, "library_calls": list(trial.library_calls)}
+    return found | ({"remarks": traced["remarks"]} if traced.get("remarks") else {})
 
 
 def cases(trial: Trial) -> Mapping[str, Any]:

@@ -15,7 +15,10 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.kernelspec import KernelSpec
 
-__all__ = ["LAID_OUT", "call_text", "dispatch_text", "literal", "result_text", "view_text"]
+__all__ = [
+    "ALL_LAID_OUT", "LAID_OUT", "REPLAY_IMPORT", "aliases", "call_text", "dispatch_text", "literal",
+    "result_text", "view_text",
+]  # fmt: skip
 
 #: A helper of the entry: inputs keep the strides that the kernels were made for.
 LAID_OUT = '''
@@ -27,6 +30,18 @@ def _laid_out(tensor, strides):
     laid = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
     return laid.copy_(tensor)
 '''
+
+#: The same for what a call is given, all at once: one comparison where all is as it usually is.
+ALL_LAID_OUT = '''
+def _all_laid_out(tensors, strides):
+    """Each of `tensors` with its `strides`."""
+    if tuple(map(torch.Tensor.stride, tensors)) == strides:
+        return tensors
+    return tuple(map(_laid_out, tensors, strides))
+'''
+
+#: What an entry imports whose cases are replayed.
+REPLAY_IMPORT = "from kevolve_core.native import replayed"
 
 
 def literal(value: Any) -> str:
@@ -121,6 +136,11 @@ def call_text(call: LibraryCall, view: Callable[[int, Operand], str], out: str =
     return f"{out}.copy_({plain})"
 
 
+def aliases(call: LibraryCall) -> bool:
+    """Whether what the call returns may lie in the memory of an operand, as the overload's schema says."""
+    return any(r.alias_info is not None for r in _schema(call)[1].returns)
+
+
 def view_text(operand: Operand, buffers: Mapping[str, Buffer], variable: str) -> str:
     """The operand as a view of its buffer's tensor."""
     b = buffers[operand.buffer]
@@ -171,14 +191,19 @@ def _signature(spec: KernelSpec) -> tuple[list[str], str] | None:
     return names, text.partition(", ")[2] if spec.reference.kind == "module" else text
 
 
-def dispatch_text(spec: KernelSpec, programs: Sequence[Program], functions: Sequence[str]) -> str:
+def dispatch_text(
+    spec: KernelSpec, programs: Sequence[Program], functions: Sequence[str], replay: bool = False
+) -> str:
     """The table of cases and the candidate's entry: a function of the reference's name and signature, or
-    ``ModelNew`` with its state. ``functions`` run one case each: inputs by position, then parameters."""
+    ``ModelNew`` with its state. ``functions`` run one case each: inputs by position, then parameters. With
+    ``replay`` each goes through `kevolve_core.native.replayed`, which `REPLAY_IMPORT` imports."""
     by_params = len({tuple((b.source, b.shape) for b in p.params()) for p in programs}) > 1
     table: list[str] = []
     for p, function in zip(programs, functions, strict=True):
         key = [*p.inputs(), *(p.params() if by_params else ())]
         guard = ", ".join(f"({literal(b.shape)}, torch.{b.dtype})" for b in key)
+        if replay:
+            function = f"replayed({function}, {len(p.inputs())})"
         table.append(f"    ({guard}{',' if len(key) == 1 else ''}): {function},")
     cases = "_CASES = {\n" + "\n".join(table) + "\n}\n"
     return f"{cases}\n\n{_entry(spec, programs, by_params)}"
@@ -194,16 +219,16 @@ def _entry(spec: KernelSpec, programs: Sequence[Program], by_params: bool) -> st
         text, arguments = signature[1], [signature[0][i] for i in positions]
     pad = "        " if module else "    "
     body = [f"tensors = ({', '.join(arguments)}{',' if len(arguments) == 1 else ''})"]
-    weights = ", ".join(f'self._state("{b.source}")' for b in programs[0].params())
-    if module and weights:
-        body.append(f"weights = ({weights},)")
+    weights = module and any(True for _ in programs[0].params())
+    if weights:
+        body.append("weights = tuple([state[name] for state, name in self._places])")
     keyed = "tensors + weights" if by_params else "tensors"
     body += [
         f"run = _CASES.get(tuple((t.shape, t.dtype) for t in {keyed}))",
         "if run is None:",
         f'    got = ", ".join(f"{{tuple(t.shape)}} {{t.dtype}}" for t in {keyed})',
         f'    raise ValueError(f"{spec.name} was generated for other shapes or dtypes than {{got}}")',
-        f"return run(*tensors{', *weights' if module and weights else ''})",
+        f"return run(*tensors{', *weights' if weights else ''})",
     ]
     if not module:
         return f"def {spec.reference.symbol}({text}):\n" + "\n".join(pad + line for line in body) + "\n"
@@ -233,7 +258,7 @@ class _Scope(torch.nn.Module):
 class ModelNew(_Scope):
     def __init__(self, *arguments, **options):
         super().__init__()
-        self._holders = {{}}
+        self._places = []  # of the state in its order: a module's dict of tensors, and a name in it
         for key, (shape, dtype) in _STATE.items():
             holder, *path = self, *key.split(".")
             for part in path[:-1]:
@@ -243,13 +268,10 @@ class ModelNew(_Scope):
             value = torch.zeros(shape, dtype=dtype)
             if dtype.is_floating_point:
                 holder.register_parameter(path[-1], torch.nn.Parameter(value, requires_grad=False))
+                self._places.append((holder._parameters, path[-1]))
             else:
                 holder.register_buffer(path[-1], value)
-            self._holders[key] = (holder, path[-1])
-
-    def _state(self, key):
-        holder, name = self._holders[key]
-        return holder._parameters[name] if name in holder._parameters else holder._buffers[name]
+                self._places.append((holder._buffers, path[-1]))
 
     def forward(self{comma}{parameters}):
 {lines}

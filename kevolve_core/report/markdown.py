@@ -112,6 +112,7 @@ def _kernel(record: RunRecord, file: str) -> str:
             f"- made by: {kernel.origin.generator}, {kernel.origin.operator}",
             f"- library calls: {libraries}",
             *([f"- rewrites of its graph: {rewrites}"] if rewrites else []),
+            *(f"- {name}: {text}" for name, text in record.evaluation.remarks.items()),
             f"- confirmed on: {checked} (precision policy: {record.spec.precision.policy})",
             f"- input seed, disclosed with the verdict: {record.evaluation.seed}",
         ]

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import evolve
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.interfaces import Fusing, Proposal, Renderer, Selective, Work
+from kevolve_core.interfaces import PROGRAM, Fusing, Programming, Proposal, Renderer, Selective, Work
 from kevolve_core.ir import Attention, LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin
@@ -37,7 +37,8 @@ _GRAPH_MOVES = 0.2  # share of mutations that change the partition, estimated
 class SynthGenerator:
     """Proposes programs lowered from the reference's graph, printed by a backend's renderers.
 
-    Draft 0 is the default point with everything fused; the next are the same in the other order of memory
+    Draft 0 is the default point with everything fused; the next are the same with what a backend would choose
+    about the whole program (`kevolve_core.interfaces.Programming`), the same in the other order of memory
     (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
     the same with attention in parts (where the language has one kernel for it), the default of every other
     language and the spaces' ``starts``; later drafts sample schedules and
@@ -169,10 +170,12 @@ class SynthGenerator:
     def _renamed(self, genome: Genome) -> Mapping[str, Point]:
         """Schedules under this graph's names: a similar reference's steps have others, and where there are as
         many, their order says which is which."""
-        names = list(self._spaces_of(genome.partition, genome.language))
-        if len(names) != len(genome.steps) or not set(names).isdisjoint(genome.steps):
+        names = [n for n in self._spaces_of(genome.partition, genome.language) if n != PROGRAM]
+        steps = {n: point for n, point in genome.steps.items() if n != PROGRAM}
+        if len(names) != len(steps) or not set(names).isdisjoint(steps):
             return genome.steps
-        return dict(zip(names, genome.steps.values(), strict=True))
+        whole = {n: point for n, point in genome.steps.items() if n == PROGRAM}
+        return whole | dict(zip(names, steps.values(), strict=True))
 
     def _parents(self, context: Proposal) -> list[Genome]:
         parents = [g for p in context.parents if (g := Genome.parsed(p.genome)) is not None]
@@ -234,7 +237,8 @@ class SynthGenerator:
         return Genome(language, partition, moved_steps({}, spaces, rng, rng.randint(1, 3))), "near default"
 
     def _started(self) -> list[tuple[Genome, str]]:
-        """What is tried right after the default: the same in the other order of memory, where there are two,
+        """What is tried right after the default: the same with the starts of the choices about the program,
+        where there are any; the same in the other order of memory, where there are two,
         and with attention in parts, where it is one step; the defaults of the other languages; then every
         language's first start, second start, and so on. Steps that have fewer keep their default."""
         languages = self._languages()
@@ -247,6 +251,10 @@ class SynthGenerator:
         if self._has_layouts():
             other = Genome(languages[0], _turned(usual[languages[0]]))
             found.insert(0, (self._with_steps(other, {}), "layout"))
+        first_spaces = self._spaces_of(usual[languages[0]], languages[0])
+        for point in first_spaces[PROGRAM].started() if PROGRAM in first_spaces else ():
+            whole = self._with_steps(Genome(languages[0], usual[languages[0]]), {PROGRAM: point})
+            found.insert(0, (whole, "program"))
         starts = {
             language: {n: s.started() for n, s in self._spaces_of(usual[language], language).items()}
             for language in languages
@@ -354,6 +362,11 @@ class SynthGenerator:
                 name: self._space_of(step, self._device, language)
                 for name, step in self._steps(partition, language).items()
             }
+            renderer = self._renderers[language]
+            if isinstance(renderer, Programming):
+                whole = renderer.program_space(self._shown(partition, language), self._device)
+                if whole.parameters:
+                    spaces[PROGRAM] = whole
             if self._spec.precision.policy == "parity":
                 spaces = {name: space.exact() for name, space in spaces.items()}
             self._spaces[key] = spaces

@@ -12,6 +12,23 @@ from kevolve_core.bundle import export
 from kevolve_core.errors import KevolveError, UnsupportedError
 from kevolve_core.model import Candidate
 
+PARTS = '''"""A loader in two parts."""
+# --- load_native: for tests ---
+import types
+
+
+def load_native(file, functions):
+    return types.SimpleNamespace()
+
+
+# --- replayed: for tests ---
+import functools
+
+
+def replayed(run, inputs):
+    return functools.partial(run, inputs)
+'''
+
 LOADER = '''"""A loader for tests: reads numbers instead of compiling."""
 from __future__ import annotations
 import types
@@ -109,3 +126,29 @@ def test_names_that_entry_and_loader_both_define_are_refused() -> None:
 def test_a_language_without_loader_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="no stand-alone loader"):
         export(candidate(), "")
+
+
+@pytest.mark.parametrize(
+    ("names", "carried"),
+    [
+        ("load_native", ("def load_native", "import types")),
+        ("replayed", ("def replayed", "import functools")),
+        ("load_native, replayed", ("def load_native", "def replayed")),
+    ],
+)
+def test_an_export_carries_the_parts_of_a_loader_that_it_uses(names: str, carried: tuple[str, ...]) -> None:
+    entry = f"from kevolve_core.native import {names}\n\n\ndef f(x):\n    return x\n"
+    text = export(Candidate({"kernel.py": entry}, "kernel.py", "cpp", symbol="f"), PARTS)
+    wanted = ("def load_native", "def replayed", "import types", "import functools")
+    found = {part for part in wanted if part in text}
+    assert set(carried) <= found
+    assert ("def load_native" in found, "def replayed" in found) == (
+        "load_native" in names,
+        "replayed" in names,
+    )
+
+
+def test_a_loader_without_what_the_entry_uses_is_refused() -> None:
+    entry = "from kevolve_core.native import replayed\n\n\ndef f(x):\n    return x\n"
+    with pytest.raises(UnsupportedError, match="no replayed"):
+        export(Candidate({"kernel.py": entry}, "kernel.py", "cpp", symbol="f"), LOADER)

@@ -197,6 +197,25 @@ PROBLEMS: Mapping[str, Problem] = {
     "convolution in three dimensions": _module(
         lambda: torch.nn.Conv3d(2, 4, (1, 2, 3), padding=(0, 1, 1), bias=False), 2, 2, 5, 6, 7
     ),
+    "transposed convolution": _module(
+        lambda: torch.nn.Sequential(
+            torch.nn.ConvTranspose2d(3, 8, 3, padding=1, stride=(2, 3), output_padding=(1, 0)),
+            torch.nn.ReLU(),
+        ),
+        2, 3, 5, 4,
+    ),
+    "transposed convolution of stride one": _module(
+        lambda: torch.nn.ConvTranspose2d(4, 6, (3, 2), padding=(1, 0), dilation=(2, 1), groups=2), 2, 4, 7, 6
+    ),
+    "transposed convolution in one dimension": _module(
+        lambda: torch.nn.ConvTranspose1d(4, 5, 5, stride=4, padding=2, bias=False), 2, 4, 9
+    ),
+    "transposed convolution in three dimensions": _module(
+        lambda: torch.nn.Sequential(
+            torch.nn.ConvTranspose3d(2, 4, (1, 2, 3), stride=(2, 1, 2), padding=(0, 1, 1)), torch.nn.Sigmoid()
+        ),
+        2, 2, 3, 4, 5,
+    ),
     "a recurrence": Problem(_recurrent, lambda: [torch.randn(2, 5, 6)], {"default": {}}),
     "depthwise convolution": _module(lambda: torch.nn.Conv2d(6, 6, 3, groups=6), 2, 6, 9, 11),
     "exp": _unary(torch.exp, -80.0, 80.0),

@@ -43,8 +43,16 @@ class RecordingApi:
 
     def cuLaunchKernelEx(self, config: Any, function: str, parameters: Any, _: int) -> tuple[int]:  # noqa: N802
         grid = (config.gridDimX, config.gridDimY, config.gridDimZ)
-        self.launches.append((function, grid, config.blockDimX, *parameters))
+        self.launches.append((function, grid, config.blockDimX, words(parameters)))
         return (0,)
+
+
+def words(parameters: Any, count: int = 5) -> Any:
+    """The first parameters of a launch, as 8-byte words where they lie in memory."""
+    if not isinstance(parameters, int):
+        return parameters
+    table = (ctypes.c_void_p * count).from_address(parameters)
+    return tuple(ctypes.c_uint64.from_address(address).value for address in table)
 
 
 @pytest.fixture
@@ -75,9 +83,7 @@ def test_what_was_compiled_ahead_is_launched_without_compiling(
     finally:
         triton_run.deactivate()
         modules.reset()
-    pointers = (x.data_ptr(), y.data_ptr(), 4096, 0, 0)
-    types = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
-    assert api.launches == [("_scale", (4, 1, 1), 128, pointers, types)]
+    assert api.launches == [("_scale", (4, 1, 1), 128, (x.data_ptr(), y.data_ptr(), 4096, 0, 0))]
 
 
 @pytest.mark.usefixtures("api")
@@ -93,6 +99,26 @@ def test_a_launch_that_was_not_compiled_ahead_is_refused(
     finally:
         triton_run.deactivate()
         modules.reset()
+
+
+def test_parameters_are_written_anew_at_each_launch() -> None:
+    packed = triton_run._Packed.of(["*fp32", "i32", "constexpr", "i64"])
+    assert packed is not None
+    x = torch.ones(4)
+    packed.filled((x, 1, 8, 2))
+    assert words(packed.filled((x, -3, 8, 1 << 40))) == (x.data_ptr(), 0xFFFFFFFD, 1 << 40, 0, 0)
+
+
+@pytest.mark.parametrize("arguments", [(None, 1), (torch.ones(4), 1 << 31), (torch.ones(4),)])
+def test_parameters_that_do_not_fit_are_left_to_the_general_way(arguments: Any) -> None:
+    packed = triton_run._Packed.of(["*fp32", "i32"])
+    assert packed is not None
+    assert packed.filled(arguments) is None
+
+
+@pytest.mark.parametrize("signature", [["fp32"], ["tensordesc<fp32[64, 64]>"], [("*fp32", "i32")]])
+def test_kernels_that_take_more_than_addresses_and_integers_are_not_packed(signature: list[Any]) -> None:
+    assert triton_run._Packed.of(signature) is None
 
 
 @pytest.mark.parametrize(("value", "kind", "bits"), [(1.0, "fp16", 0x3C00), (-2.0, "bf16", 0xC000)])

@@ -11,10 +11,11 @@ from kevolve_core.languages.triton.recording import (
     launch_key,
     record,
 )
-from kevolve_core.languages.triton.render.renderer import TritonRenderer
+from kevolve_core.languages.triton.render.renderer import REPLAY, TritonRenderer
 from kevolve_core.languages.triton.spaces import TritonFacts, schedule_space
 
 __all__ = [
+    "REPLAY",
     "Launch", "TritonFacts", "TritonRenderer", "TritonTarget", "compile_launch", "kernel_key",
     "launch_key", "record", "schedule_space",
 ]  # fmt: skip

@@ -48,6 +48,11 @@ EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Ma
         ((8, 16, 32, 32), (64, 16, 3, 3), (64,)),
         GENERATED,
     ),
+    "transposed_convolution": (
+        lambda x, w, b: F.relu(F.conv_transpose2d(x, w, b, stride=2, padding=1)),
+        ((8, 16, 32, 32), (16, 64, 3, 3), (64,)),
+        GENERATED,
+    ),
     "attention": (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
         ((2, 8, 1000, 96), (2, 2, 1000, 96), (2, 2, 1000, 96)),
@@ -74,6 +79,32 @@ def test_generated_source_is_what_it_was(name: str) -> None:
 def test_generated_source_keeps_the_rules(name: str) -> None:
     function, shapes, point = EXAMPLES[name]
     assert check_candidate(rendered(program_of(function, *shapes), point)) == ()
+
+
+def test_a_temporary_tensor_takes_memory_that_nobody_reads_any_more() -> None:
+    def chain(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(5):
+            x = F.softmax(x, -1).t()
+        return x
+
+    text = rendered(program_of(chain, (8, 8))).files["kernel.py"]
+    assert (text.count(" = torch.empty("), text.count("nobody reads any more")) == (3, 2)
+
+
+def test_what_is_read_later_keeps_its_memory() -> None:
+    def chain(x: torch.Tensor) -> torch.Tensor:
+        first = y = F.softmax(x, -1)
+        for _ in range(3):
+            y = F.softmax(y.t(), -1)
+        return y + first.cumsum(-1)
+
+    text = rendered(program_of(chain, (8, 8))).files["kernel.py"]
+    body = text[text.index("def _run_main") :]
+    launches = [line for line in body.splitlines() if "_launch(ready, " in line]
+    first = launches[0].split(", ")[5].strip()
+    last = max(k for k, line in enumerate(launches) if f" {first}," in line)
+    taken = body.index(f"= {first}  #") if f"= {first}  #" in body else len(body)
+    assert taken > body.index(launches[last])
 
 
 def test_rendering_is_deterministic() -> None:

@@ -55,7 +55,7 @@ def test_a_transposed_copy_stores_whole_lines_and_reads_in_tiles() -> None:
     point = default(p)
     assert (point["vector_axis"], point["tile"]) == ("j", 64)
     loops = [line.strip() for line in source(p).splitlines() if line.strip().startswith("for (long")]
-    assert [line.split(";")[0] for line in loops[:2]] == ["for (long j_first = 0", "for (long i = 0"]
+    assert [line.split(";")[0] for line in loops[:2]] == ["for (long j_first = 0", "for (long i_first = 0"]
 
 
 @pytest.mark.parametrize("tile", [64, 256])

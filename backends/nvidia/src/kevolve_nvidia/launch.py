@@ -3,18 +3,13 @@ exported kernels carry this text."""
 
 # --- carried by exported kernels from here on ---
 import ctypes
+import struct
 import typing
 
 import torch
 from cuda.bindings import driver as _driver
 
-_CODES = {
-    "p": ctypes.c_void_p,
-    "l": ctypes.c_int64,
-    "i": ctypes.c_int32,
-    "d": ctypes.c_double,
-    "f": ctypes.c_float,
-}
+_CODES = {"p": "Q", "l": "q", "i": "i4x", "d": "d", "f": "f4x"}  # as `struct` has them, 8 bytes each
 _STATIC_SHARED = 48 << 10  # more than this a kernel has to opt into (CUDA C++ Programming Guide)
 
 
@@ -30,6 +25,14 @@ def _three(size: int | typing.Sequence[int]) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
+def _raw_stream() -> int:
+    """PyTorch's current stream: its short way to it, where it has one, since every launch asks."""
+    ask = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    if ask is None:
+        return int(torch.cuda.current_stream().cuda_stream)
+    return int(ask(torch.cuda.current_device()))
+
+
 class Kernel:
     """Launches a kernel on PyTorch's current stream: ``kernel(*args, grid=…, block=…)``.
 
@@ -40,7 +43,16 @@ class Kernel:
     def __init__(self, module: typing.Any, name: str, codes: str) -> None:
         self.name = name
         self._function = _checked(f"no kernel '{name}'", _driver.cuModuleGetFunction(module, name.encode()))
-        self._types = tuple(_CODES[code] for code in codes)
+        # Parameters lie in memory that stays, 8 bytes each; a launch writes them and passes their addresses.
+        self._count = len(codes)
+        self._words = (ctypes.c_uint64 * max(1, len(codes)))()
+        start = ctypes.addressof(self._words)
+        places = [start + 8 * i for i in range(len(self._words))]
+        self._table = (ctypes.c_void_p * len(places))(*places)
+        self._address = ctypes.addressof(self._table)
+        self._write = struct.Struct("<" + "".join(_CODES[code] for code in codes)).pack_into
+        self._launch = _driver.cuLaunchKernelEx
+        self._configs: dict[typing.Any, tuple[typing.Any, list[int]]] = {}
         self._shared = _STATIC_SHARED
         self._wide = False
 
@@ -53,11 +65,33 @@ class Kernel:
         cluster: int | typing.Sequence[int] | None = None,
         cooperative: bool = False,
     ) -> None:
-        if len(args) != len(self._types):
-            raise TypeError(f"kernel {self.name!r} takes {len(self._types)} arguments, not {len(args)}")
-        sizes = _three(grid)
-        if 0 in sizes:
-            return
+        if len(args) != self._count:
+            raise TypeError(f"kernel {self.name!r} takes {self._count} arguments, not {len(args)}")
+        sizes, threads = _three(grid), _three(block)
+        together = None if cluster is None else _three(cluster)
+        key = (sizes, threads, shared, together, cooperative)
+        found = self._configs.get(key)
+        if found is None:
+            if 0 in sizes:
+                return
+            found = self._configs[key] = self._config(sizes, threads, shared, together, cooperative), [-1]
+        config, last = found
+        stream = _raw_stream()
+        if last[0] != stream:
+            config.hStream, last[0] = _driver.CUstream(stream), stream
+        self._write(self._words, 0, *args)
+        (code,) = self._launch(config, self._function, self._address, 0)
+        if code:
+            _checked(f"launching '{self.name}'", (code,))
+
+    def _config(
+        self,
+        grid: typing.Sequence[int],
+        block: typing.Sequence[int],
+        shared: int,
+        cluster: typing.Sequence[int] | None,
+        cooperative: bool,
+    ) -> typing.Any:
         if shared > self._shared:
             attribute = _driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _checked(
@@ -66,17 +100,13 @@ class Kernel:
             )
             self._shared = shared
         config = _driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = sizes
-        config.blockDimX, config.blockDimY, config.blockDimZ = _three(block)
+        config.gridDimX, config.gridDimY, config.gridDimZ = grid
+        config.blockDimX, config.blockDimY, config.blockDimZ = block
         config.sharedMemBytes = shared
-        config.hStream = _driver.CUstream(torch.cuda.current_stream().cuda_stream)
         attributes = self._attributes(cluster, cooperative)
         config.attrs = attributes
         config.numAttrs = len(attributes)
-        _checked(
-            f"launching '{self.name}'",
-            _driver.cuLaunchKernelEx(config, self._function, (args, self._types), 0),
-        )
+        return config
 
     def _attributes(self, cluster: int | typing.Sequence[int] | None, cooperative: bool) -> list[typing.Any]:
         found = []

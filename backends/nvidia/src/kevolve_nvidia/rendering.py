@@ -76,8 +76,9 @@ def renderers() -> Mapping[str, Renderer]:
     """Language -> renderer; CUDA C++ and CuTe DSL are among them where their compilers are installed."""
     from kevolve_core.languages.triton import TritonRenderer
     from kevolve_nvidia.compiler import toolchain
+    from kevolve_nvidia.launching import program_space
 
-    found: dict[str, Renderer] = {"triton": TritonRenderer()}
+    found: dict[str, Renderer] = {"triton": TritonRenderer(programs=program_space)}
     if any(name.startswith("nvidia-cuda-nvrtc") for name in toolchain("cuda")):
         from kevolve_nvidia.cudacpp.renderer import CudaRenderer
 

@@ -20,7 +20,9 @@ from kevolve_nvidia.activity import ThreadWatch
 from kevolve_nvidia.architectures import architecture
 from kevolve_nvidia.cutedsl.ahead import CUTE_FOLDER, running_from
 from kevolve_nvidia.gate import Gate
+from kevolve_nvidia.graphs import Replayed
 from kevolve_nvidia.guard import GuardedMemory
+from kevolve_nvidia.launching import graph_remarks
 from kevolve_nvidia.native import ModuleLoader
 from kevolve_nvidia.settings import Settings
 from kevolve_nvidia.triton_properties import triton_properties
@@ -56,6 +58,7 @@ class NvidiaRunner:
         self._modules = EntryModules()
         self._loader: ModuleLoader | None = None
         self._cute = ExitStack()
+        self._replayed: list[Replayed] = []
         self._gate: Gate | None = None
         self._guard: GuardedMemory | None = None
         self._flush: torch.Tensor | None = None
@@ -121,8 +124,16 @@ class NvidiaRunner:
         objects = Path(str(artifact.facts.get("folder", ""))) / CUTE_FOLDER
         if "folder" in artifact.facts and objects.is_dir():
             self._cute.enter_context(running_from(objects))
-        with binding(self._loader):
+        with binding(self._loader, self._replay):
             return self._modules.load(candidate_dir, entry_of(artifact, candidate_dir))
+
+    def _replay(self, run: Any, inputs: int) -> Any:
+        self._replayed.append(made := Replayed(run, inputs))
+        return made
+
+    def remarks(self) -> Mapping[str, str]:
+        """See `kevolve_core.interfaces.Remarking`."""
+        return graph_remarks(self._replayed)
 
     def upload(self, tensor: torch.Tensor, *, guarded: bool = False) -> torch.Tensor:
         """A copy with the same shape, strides and place in its storage, at an address not given out
@@ -238,6 +249,9 @@ class NvidiaRunner:
 
         self._modules.reset()
         torch.cuda.synchronize(self._torch_device)
+        for replayed in self._replayed:
+            replayed.close()
+        self._replayed.clear()
         if self._device.target.arch and "triton" in sys.modules:
             deactivate()
         self._cute.close()

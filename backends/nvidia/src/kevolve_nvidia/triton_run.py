@@ -35,6 +35,7 @@ _CTYPES: Mapping[str, Any] = {
     "fp32": ctypes.c_float, "f32": ctypes.c_float, "fp64": ctypes.c_double,
 }  # fmt: skip
 _folder: str = ""
+_hooks: Any = None  # Triton's own while a driver of this backend is active
 
 
 class ArtifactCache:
@@ -103,22 +104,27 @@ def warm(capability: int) -> None:
 
 def activate(index: int, capability: int, properties: Mapping[str, Any], folder: Path) -> None:
     """Launch Triton's kernels on device ``index`` from the binaries in ``folder`` from now on."""
-    global _folder
+    global _folder, _hooks
     from triton import knobs
     from triton.runtime import driver
 
     _folder, knobs.cache.manager_class = str(folder), ArtifactCache
+    if _hooks is None:
+        _hooks = knobs.runtime.launch_enter_hook
+        knobs.runtime.launch_enter_hook = None  # for a profiler nobody uses here, every launch is described
     driver.set_active(_DeviceDriver(index, capability, properties))
 
 
 def deactivate() -> None:
-    """Give Triton its own driver and cache back."""
-    global _folder
+    """Give Triton its own driver, cache and hooks back."""
+    global _folder, _hooks
     from triton import knobs
     from triton.runtime import driver
     from triton.runtime.cache import FileCacheManager
 
     _folder, knobs.cache.manager_class = "", FileCacheManager
+    if _hooks is not None:
+        knobs.runtime.launch_enter_hook, _hooks = _hooks, None
     driver._active = None  # its own is made when it is next asked for: making it starts a C compiler
 
 
@@ -133,9 +139,12 @@ class _DeviceDriver:
         self.launcher_cls = _Launcher
         self.get_device_capability = torch.cuda.get_device_capability
         self.get_current_device = torch.cuda.current_device
+        self._raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # as Triton's own driver asks
         self.set_current_device = torch.cuda.set_device
 
     def get_current_stream(self, index: int | None = None) -> int:
+        if self._raw_stream is not None:
+            return int(self._raw_stream(self._index if index is None else index))
         import torch
 
         return int(torch.cuda.current_stream(index).cuda_stream)
@@ -233,37 +242,64 @@ class _Utilities:
 
 
 class _Launcher:
-    """Stands for the launcher in C that Triton would build for a kernel's signature."""
+    """Stands for the launcher in C that Triton would build for a kernel's signature.
+
+    The parameters of a kernel that takes addresses and integers alone lie in memory of this object's, where
+    a launch writes what differs from the one before; so does its configuration, one a grid.
+    """
 
     def __init__(self, src: Any, metadata: Any) -> None:
         self._signature = list(src.signature.values())
         self._metadata = metadata
         self._descriptors = list(getattr(metadata, "tensordesc_meta", None) or ())
+        self._configs: dict[tuple[int, int, int], tuple[Any, list[int]]] = {}
+        self._launch = api().cuLaunchKernelEx
+        self._packed = None if self._needs_scratch() else _Packed.of(self._signature)
 
     def __call__(
         self, x: int, y: int, z: int, stream: int, function: Any, packed: Any, _launch_metadata: Any,
         _enter: Any, _leave: Any, *args: Any,
     ) -> None:  # fmt: skip
-        driver, metadata = api(), self._metadata
-        if x * y * z == 0:
-            return
+        found = self._configs.get((x, y, z))
+        if found is None:
+            if x * y * z == 0:
+                return
+            found = self._configs[x, y, z] = self._config(x, y, z, packed), [-1]
+        config, last = found
+        if last[0] != stream:
+            config.hStream, last[0] = api().CUstream(stream), stream
+        parameters: Any = None if self._packed is None else self._packed.filled(args)
+        if parameters is None:
+            parameters = self._flattened(args, x * y * z, stream)
+        (code,) = self._launch(config, function, parameters, 0)
+        if code:
+            checked(f"kernel '{self._metadata.name}'", (code,))
+
+    def _config(self, x: int, y: int, z: int, packed: Any) -> Any:
+        driver = api()
+        warps, blocks, shared = packed[:3]
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = x * blocks, y, z
+        config.blockDimX, config.blockDimY, config.blockDimZ = 32 * warps, 1, 1
+        config.sharedMemBytes = shared
+        config.attrs = attributes = self._attributes(driver, blocks)
+        config.numAttrs = len(attributes)
+        return config
+
+    def _flattened(self, args: Sequence[Any], programs: int, stream: int) -> tuple[Any, Any]:
+        """Values and types of any kernel's parameters, as cuda-bindings takes them."""
         values: list[Any] = []
         types: list[Any] = []
         descriptors = iter(self._descriptors)
         for kind, value in zip(self._signature, args, strict=True):
             _flatten(kind, value, values, types, descriptors)
-        scratch = [self._scratch(which, x * y * z, stream) for which in ("global", "profile")]
+        scratch = [self._scratch(which, programs, stream) for which in ("global", "profile")]
         values += [0 if s is None else s.data_ptr() for s in scratch]
         types += [ctypes.c_void_p, ctypes.c_void_p]
-        warps, blocks, shared = packed[:3]
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = x * blocks, y, z
-        config.blockDimX, config.blockDimY, config.blockDimZ = 32 * warps, 1, 1
-        config.sharedMemBytes, config.hStream = shared, driver.CUstream(stream)
-        config.attrs = attributes = self._attributes(driver, blocks)
-        config.numAttrs = len(attributes)
-        parameters = (tuple(values), tuple(types))
-        checked(f"kernel '{metadata.name}'", driver.cuLaunchKernelEx(config, function, parameters, 0))
+        return tuple(values), tuple(types)
+
+    def _needs_scratch(self) -> bool:
+        return any(getattr(self._metadata, f"{which}_scratch_size", 0) for which in ("global", "profile"))
 
     def _scratch(self, which: str, programs: int, stream: int) -> Any:
         size = getattr(self._metadata, f"{which}_scratch_size", 0)
@@ -296,6 +332,53 @@ class _Launcher:
             dimension.x, dimension.y, dimension.z = blocks, 1, 1
             found.append(attribute)
         return found
+
+
+class _Packed:
+    """Parameters of one kernel in memory that stays: 8 bytes each, and their addresses as the driver wants
+    them (CUDA driver API, cuLaunchKernel's ``kernelParams``). Two zeros follow: scratch that is not used.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, bool]], layout: str, size: int) -> None:
+        self._pointers_only = all(pointer for _, pointer in places)
+        self._places = list(places)
+        self._first = len(places)
+        self._dense = [i for i, _ in places] == list(range(len(places)))
+        self._words = (ctypes.c_uint64 * (len(places) + 2))()
+        start = ctypes.addressof(self._words)
+        self._table = (ctypes.c_void_p * len(self._words))(*[start + 8 * i for i in range(len(self._words))])
+        self._address = ctypes.addressof(self._table)
+        self._write = struct.Struct(layout).pack_into
+        self._size = size
+
+    @classmethod
+    def of(cls, signature: Sequence[Any]) -> _Packed | None:
+        """For a kernel of this signature; None where it takes other than addresses, integers, constants."""
+        places: list[tuple[int, bool]] = []
+        layout = "<"
+        for place, kind in enumerate(signature):
+            if kind == "constexpr":
+                continue
+            if not isinstance(kind, str) or not (kind.startswith("*") or kind in ("i32", "i64")):
+                return None
+            places.append((place, kind.startswith("*")))
+            layout += "Q" if kind.startswith("*") else {"i32": "i4x", "i64": "q"}[kind]
+        return cls(places, layout, len(signature))
+
+    def filled(self, args: Sequence[Any]) -> int | None:
+        """The address of the parameters' addresses, after ``args`` were written; None where one is none of a
+        tensor and an integer."""
+        if len(args) != self._size:
+            return None
+        try:
+            if self._pointers_only and self._dense:
+                values = [a.data_ptr() for a in args[: self._first]]
+            else:
+                values = [args[i].data_ptr() if pointer else args[i] for i, pointer in self._places]
+            self._write(self._words, 0, *values)
+        except (AttributeError, struct.error):
+            return None
+        return self._address
 
 
 def _flatten(kind: Any, value: Any, values: list[Any], types: list[Any], descriptors: Iterator[Any]) -> None:

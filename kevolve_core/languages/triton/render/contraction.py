@@ -47,6 +47,7 @@ class Contraction:
         flat: the position in ``output`` of a point of batch, rows and cols.
         output: buffer of the call's result.
         added: what is added to every sum (a convolution's bias), or None.
+        valid: which points of batch, rows and cols the output has; None for all.
     """
 
     batch: tuple[Axis, ...]
@@ -58,6 +59,7 @@ class Contraction:
     flat: Expr
     output: str
     added: Load | None = None
+    valid: Expr | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -75,8 +77,7 @@ def is_product(call: LibraryCall) -> bool:
     name = call.op.removeprefix("aten::").removesuffix(".default")
     if name in ("mm", "bmm"):
         return len(call.operands) == 2 and not call.attributes and not call.outputs
-    transposed = call.attributes.get("transposed")
-    return name == "convolution" and len(call.operands) in (2, 3) and not transposed and not call.outputs
+    return name == "convolution" and len(call.operands) in (2, 3) and not call.outputs
 
 
 def contraction_of(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | None:
@@ -146,6 +147,9 @@ def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contractio
     groups = int(given.get("groups", 1))
     dtype = buffers[x.buffer].dtype
     out, steps = _own_order(call, buffers[call.output])
+    if given.get("transposed"):
+        windows = _Windows(tuple(stride), tuple(padding), tuple(dilation), groups)
+        return _transposed(call, windows, dtype, out, steps)
     channels, taken = w.shape[0] // groups, w.shape[1]
     ix = Indexer()
     sizes = {"g": groups, "n": x.shape[0], "c": taken, "co": channels}
@@ -158,8 +162,7 @@ def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contractio
         place = ix.sub(place, integer(padding[d]))
         places.append(place)
         for test in (ix.compare("ge", place, 0), ix.compare("lt", place, x.shape[2 + d])):
-            if not isinstance(test, Const):
-                mask = test if mask is None else Op("logical_and", (mask, test), "bool")
+            mask = _both(mask, test)
     channel = ix.add(ix.scale(Index("g"), taken), Index("c"))
     filters = ix.add(ix.scale(Index("g"), channels), Index("co"))
     taps = tuple(Index(f"t{d}") for d in range(spatial))
@@ -174,6 +177,72 @@ def _convolution(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contractio
     )  # fmt: skip
 
 
+@frozen
+class _Windows:
+    """How a convolution's windows lie; one number a spatial dimension."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+def _transposed(
+    call: LibraryCall, windows: _Windows, dtype: str, out: tuple[int, ...], steps: tuple[int, ...]
+) -> Contraction | None:
+    """A transposed convolution as plain ones, one for each offset in a stride, in the batch.
+
+    Output pixel ``y = s q + r`` takes tap ``k`` of input pixel ``(y + p - d k) / s``, so the pixels of one
+    remainder ``r`` share their taps: with ``d = 1`` those are ``k = (r + p) mod s + s t``, and the input
+    is ``q + (r + p) // s - t``. With ``s = 1`` every tap serves, at any ``d``. Other strides with dilation
+    stay with the library.
+    """
+    x, w, *bias = call.operands
+    dims = range(len(x.shape) - 2)
+    if any(windows.stride[d] > 1 and windows.dilation[d] > 1 for d in dims):
+        return None
+    groups, taken, channels = windows.groups, x.shape[1] // windows.groups, w.shape[1]
+    ix = Indexer()
+    sizes = {"g": groups} | {f"r{d}": windows.stride[d] for d in dims} | {"n": x.shape[0]}
+    sizes |= {f"q{d}": -(-out[2 + d] // windows.stride[d]) for d in dims} | {"co": channels, "c": taken}
+    sizes |= {f"t{d}": -(-w.shape[2 + d] // windows.stride[d]) for d in dims}
+    axes = _axes(ix, **sizes)
+    pixels, taps, places = [], [], []
+    valid: Expr | None = None
+    inside: Expr | None = None
+    there: Expr | None = None
+    for d in dims:
+        s, t = windows.stride[d], Index(f"t{d}")
+        phase = ix.add(Index(f"r{d}"), integer(windows.padding[d]))
+        pixel = ix.add(ix.scale(Index(f"q{d}"), s), Index(f"r{d}"))
+        tap = ix.add(ix.remainder(phase, s), ix.scale(t, s)) if s > 1 else t
+        place = ix.sub(ix.add(Index(f"q{d}"), ix.floordiv(phase, s)), ix.scale(t, windows.dilation[d]))
+        pixels.append(pixel)
+        taps.append(tap)
+        places.append(place)
+        valid = _both(valid, ix.compare("lt", pixel, out[2 + d]))
+        there = _both(there, ix.compare("lt", tap, w.shape[2 + d]))
+        for test in (ix.compare("ge", place, 0), ix.compare("lt", place, x.shape[2 + d])):
+            inside = _both(inside, test)
+    channel = ix.add(ix.scale(Index("g"), taken), Index("c"))
+    filters = ix.add(ix.scale(Index("g"), channels), Index("co"))
+    left = _at(x, dtype, (Index("n"), channel, *places), ix, inside)
+    right = _at(w, dtype, (channel, Index("co"), *taps), ix, there)
+    return Contraction(
+        (axes["g"], *(axes[f"r{d}"] for d in dims)), (axes["n"], *(axes[f"q{d}"] for d in dims)),
+        (axes["co"],), (axes["c"], *(axes[f"t{d}"] for d in dims)),
+        left, right, ix.dot((Index("n"), filters, *pixels), steps), call.output,
+        _at(bias[0], dtype, (filters,), ix) if bias else None, valid,
+    )  # fmt: skip
+
+
+def _both(mask: Expr | None, test: Expr) -> Expr | None:
+    """``mask`` and ``test``, where a test that always holds is none."""
+    if isinstance(test, Const) and test.value:
+        return mask
+    return test if mask is None else Op("logical_and", (mask, test), "bool")
+
+
 # --- what follows the product -------------------------------------------------------------------------------
 
 
@@ -185,14 +254,16 @@ def plain_nest(c: Contraction, name: str, output: Buffer) -> LoopNest:
     """The nest that stores the result as it is, over the contraction's own axes."""
     index = (*(integer(0) for _ in output.shape[1:]), c.flat)
     axes = _result_axes(c)
-    return LoopNest(name, axes, len(axes), (Store(c.output, index, Load(c.output, index, output.dtype)),))
+    store = Store(c.output, index, Load(c.output, index, output.dtype), mask=c.valid)
+    return LoopNest(name, axes, len(axes), (store,))
 
 
 def partial_nest(c: Contraction, name: str, into: Buffer) -> LoopNest:
     """The nest that stores one part of the result as row ``part`` of ``into``."""
     value = Load(c.output, (c.flat,), into.dtype)
     axes = (Axis("part", into.shape[0]), *_result_axes(c))
-    return LoopNest(name, axes, len(axes), (Store(into.name, (Index("part"), c.flat), value),))
+    store = Store(into.name, (Index("part"), c.flat), value, mask=c.valid)
+    return LoopNest(name, axes, len(axes), (store,))
 
 
 def fused_nest(c: Contraction, nest: LoopNest, program: Program) -> LoopNest | None:
@@ -231,13 +302,20 @@ def fused_nest(c: Contraction, nest: LoopNest, program: Program) -> LoopNest | N
     by |= {a.name: integer(0) for a in nest.axes if a.name not in by}
     if {a.name for a in nest.axes} & {a.name for a in _result_axes(c)}:
         return None
-    body = tuple(_substituted(s, ix, by) for s in nest.body)
+    body = tuple(_within(_substituted(s, ix, by), c.valid) for s in nest.body)
     axes = _result_axes(c)
     return LoopNest(nest.name, axes, len(axes), body, nest.covers, nest.anchor)
 
 
 def _pointwise(s: Statement) -> bool:
     return isinstance(s, Let) or (isinstance(s, Store) and s.mode == "set")
+
+
+def _within(s: Statement, valid: Expr | None) -> Statement:
+    """``s``, which stores at points of the output alone."""
+    if valid is None or not isinstance(s, Store):
+        return s
+    return evolve(s, mask=valid if s.mask is None else Op("logical_and", (valid, s.mask), "bool"))
 
 
 def _substituted(s: Statement, ix: Indexer, by: Mapping[str, Expr]) -> Statement:

@@ -1,4 +1,9 @@
-"""Prints the function that runs one case: layouts, allocations, launches and library calls."""
+"""Prints the function that runs one case: layouts, allocations, launches and library calls.
+
+Many short steps take the host longer than the device, so the text does at each call what differs between
+calls and nothing else: layouts are compared at once, a launch is resolved at its first call, and a temporary
+tensor takes the memory of one that nobody reads any more.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,39 @@ from collections.abc import Mapping, Sequence
 from attrs import define, field, frozen
 
 from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
-from kevolve_core.languages.hostcode import call_text, literal, result_text, view_text
+from kevolve_core.languages.hostcode import aliases, call_text, literal, result_text, view_text
 from kevolve_core.languages.triton.render.nest import Kernel
 
-__all__ = ["Launch", "case_text", "constants_text"]
+__all__ = ["LAUNCH", "LAUNCH_NAMES", "Launch", "case_text", "constants_text"]
+
+#: Names that `LAUNCH` defines or imports.
+LAUNCH_NAMES = ("functools", "operator", "_COMPILED", "_ready", "_launch", "ready")
+#: How kernels are launched. `CompiledKernel.__getitem__` is Triton's own way past the look at every argument
+#: that takes most of a launch; what it was compiled for must then still hold.
+LAUNCH = '''
+_COMPILED = {}
+
+
+def _ready(*given):
+    """What Triton made of the launches at earlier calls, by number: for this device, these types, and
+    addresses that are multiples of 16, as PyTorch's are. Views of the caller's may have others, and start
+    anew."""
+    if functools.reduce(operator.or_, map(torch.Tensor.data_ptr, given)) % 16:
+        return {}
+    return _COMPILED.setdefault((given[0].device, *[t.dtype for t in given]), {})
+
+
+def _launch(ready, number, kernel, grid, *arguments, **options):
+    """`kernel[(grid,)](*arguments, **options)`; again the same way, without looking at what is known."""
+    if number in ready:
+        launch, constants = ready[number]
+        launch(*arguments, *constants)
+        return
+    compiled = kernel[(grid,)](*arguments, **options)
+    if compiled is not None:  # None: nothing runs here, launches are only recorded
+        constants = [options[name] for name in kernel.arg_names[len(arguments) :]]
+        ready[number] = compiled[grid, 1, 1], constants
+'''
 
 
 @frozen
@@ -49,9 +83,12 @@ def _constant(name, device):
 '''
 
 
-def case_text(function: str, program: Program, launches: Sequence[Launch], names: Mapping[str, str]) -> str:
-    """The function that runs one case: inputs by position, then parameters."""
-    return _Case(program, launches, names).text(function)
+def case_text(
+    function: str, program: Program, launches: Sequence[Launch], names: Mapping[str, str], first: int = 0
+) -> str:
+    """The function that runs one case: inputs by position, then parameters. Its launches of kernels are
+    numbered from ``first`` on."""
+    return _Case(program, launches, names, first).text(function)
 
 
 @define
@@ -59,39 +96,89 @@ class _Case:
     program: Program
     launches: Sequence[Launch]
     names: Mapping[str, str]
+    number: int = 0
     lines: list[str] = field(factory=list)
 
     def text(self, function: str) -> str:
         p = self.program
         given = (*p.inputs(), *p.params())
         used = self._used()
-        for b in given:
-            if b.size > 0 and b.name in used and b.shape:
-                n = self.names[b.name]
-                self.lines.append(f"{n} = _laid_out({n}, {literal(b.stride)})")
+        self._lay_out([b for b in given if b.size > 0 and b.name in used and b.shape])
         first = next((self.names[b.name] for b in given), "")
         device = f"{first}.device" if first else "torch.get_default_device()"
+        if any(b.role != "param" for b in p.buffers.values() if b.name in used) and first:
+            self.lines.append(f"device = {device}")
+            device = "device"
         for b in p.buffers.values():
             if b.role == "constant" and b.name in used:
                 self.lines.append(f'{self.names[b.name]} = _constant("{self.names[b.name]}", {device})')
-        by_call = {b for x in self.launches if x.call for b in (x.call.output, *x.call.outputs)}
-        for b in p.buffers.values():
-            if b.role in ("output", "temp") and b.name not in by_call and b.name in used:
-                self.lines.append(self._allocate(b, device))
-        for launch in self.launches:
+        if any(x.kernel is not None and x.kernel.grid for x in self.launches):
+            pointers = ", ".join(self.names[b.name] for b in given if b.name in used)
+            self.lines.append(f"ready = _ready({pointers})" if pointers else "ready = {}")
+        allocations = self._allocations(device)
+        for k, launch in enumerate(self.launches):
+            self.lines += allocations.get(k, ())
             self._launch(launch)
+        self.lines += allocations.get(len(self.launches), ())
         self.lines.append(f"return {result_text(p.structure, self._leaf)}")
         body = "\n".join(f"    {line}" for line in self.lines)
         return f"def {function}({', '.join(self.names[b.name] for b in given)}):\n{body}\n"
 
+    def _lay_out(self, given: Sequence[Buffer]) -> None:
+        """The checks that ``given`` lie as the kernels take them to."""
+        if len(given) == 1:
+            name = self.names[given[0].name]
+            self.lines.append(f"{name} = _laid_out({name}, {literal(given[0].stride)})")
+        elif given:
+            variables = ", ".join(self.names[b.name] for b in given)
+            strides = literal(tuple(b.stride for b in given))
+            self.lines += [f"{variables} = _all_laid_out(", f"    ({variables}),", f"    {strides},", ")"]
+
+    def _touched(self, launch: Launch) -> set[str]:
+        found = {*launch.buffers, *(launch.kernel.buffers if launch.kernel is not None else ())}
+        if launch.call is not None:
+            found |= {o.buffer for o in launch.call.operands} | {launch.call.output, *launch.call.outputs}
+        return found - {""}
+
+    def _allocations(self, device: str) -> dict[int, list[str]]:
+        """Lines that allocate, by the launch they stand before: what is needed from there on for the first
+        time. A temporary tensor takes the memory of another of its layout that no later launch touches,
+        unless a library's result may lie in there."""
+        p = self.program
+        by_call = {b for x in self.launches if x.call for b in (x.call.output, *x.call.outputs)}
+        begin: dict[str, int] = {}
+        end: dict[str, int] = {}
+        lent: set[str] = {o.buffer for o in p.outputs}
+        for k, launch in enumerate(self.launches):
+            for name in self._touched(launch):
+                begin.setdefault(name, k)
+                end[name] = k
+            if launch.call is not None and aliases(launch.call):
+                lent |= {o.buffer for o in launch.call.operands}
+        found: dict[int, list[str]] = {}
+        free: dict[tuple[object, ...], list[str]] = {}
+        waiting = sorted((k, name) for name, k in end.items())
+        own = [b for b in p.buffers.values() if b.role in ("output", "temp") and b.name not in by_call]
+        order = sorted((b for b in own if b.name in begin), key=lambda b: begin[b.name])
+        taken: set[str] = {b.name for b in order if b.role == "temp"} - lent
+        for b in order:
+            while waiting and waiting[0][0] < begin[b.name]:
+                name = waiting.pop(0)[1]
+                if name in taken:
+                    done = p.buffers[name]
+                    free.setdefault((done.shape, done.stride, done.dtype), []).append(name)
+            line = self._allocate(b, device)
+            if b.name in taken and (old := free.get((b.shape, b.stride, b.dtype))):
+                line = f"{self.names[b.name]} = {self.names[old.pop()]}  # which nobody reads any more"
+            found.setdefault(begin[b.name], []).append(line)
+        left = [b for b in own if b.name not in begin and b.name in {o.buffer for o in p.outputs}]
+        found.setdefault(len(self.launches), []).extend(self._allocate(b, device) for b in left)
+        return found
+
     def _used(self) -> set[str]:
         found = {o.buffer for o in self.program.outputs}
         for launch in self.launches:
-            if launch.kernel is not None:
-                found |= set(launch.kernel.buffers)
-            found |= set(launch.buffers)
-            if launch.call is not None:
-                found |= {o.buffer for o in launch.call.operands} | {launch.call.output, *launch.call.outputs}
+            found |= self._touched(launch)
         return found
 
     def _allocate(self, b: Buffer, device: str) -> str:
@@ -112,7 +199,9 @@ class _Case:
         if kernel is not None and kernel.grid:
             arguments = [self.names[b] for b in kernel.buffers] + (["step"] if kernel.step else [])
             arguments += [f"{k}={v}" for k, v in {**kernel.constexprs, **kernel.options}.items()]
-            lines.append(f"{kernel.name}[({kernel.grid},)]({', '.join(arguments)})")
+            head = f"ready, {self.number}, {kernel.name}, {kernel.grid}"
+            lines.append(f"_launch({', '.join([head, *arguments])})")
+            self.number += 1
         if launch.function:
             lines.append(f"{launch.function}({', '.join(self.names[b] for b in launch.buffers)})")
         if call is not None and call.repeat:

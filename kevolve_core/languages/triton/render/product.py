@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 from kevolve_core.ir import (
     Axis,
     Buffer,
+    Const,
     Expr,
     Index,
     Let,
@@ -89,7 +90,8 @@ def split_steps(call: LibraryCall, c: Contraction, split: int, program: Program)
     partial = Buffer(f"{c.output}_partial", (split, whole.size), "float32", "temp")
     nest = call.epilogue and fused_nest(c, call.epilogue, program)
     nest = nest or plain_nest(c, f"{call.name}_sum", whole)
-    load = Load(partial.name, (Index("part"), c.flat), "float32")
+    other = None if c.valid is None else Const(0.0, "float32")
+    load = Load(partial.name, (Index("part"), c.flat), "float32", c.valid, other)
     total = Reduce(f"{c.output}_total", "sum", load, ("part",), "float32", "float32")
     value: Expr = Var(total.name, "float32")
     if c.added is not None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from attrs import evolve, frozen
 
 from kevolve_core.errors import KevolveError
+from kevolve_core.interfaces import PROGRAM
 from kevolve_core.ir import (
     Attention,
     Buffer,
@@ -23,20 +24,26 @@ from kevolve_core.ir import (
     walk,
 )
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_core.languages.hostcode import LAID_OUT, call_text, dispatch_text
+from kevolve_core.languages.hostcode import (
+    ALL_LAID_OUT,
+    LAID_OUT,
+    REPLAY_IMPORT,
+    call_text,
+    dispatch_text,
+)
 from kevolve_core.languages.triton.render.attention import attention_schedule, print_attention
 from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
-from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
+from kevolve_core.languages.triton.render.host import LAUNCH, LAUNCH_NAMES, Launch, case_text, constants_text
 from kevolve_core.languages.triton.render.nest import Kernel, print_nest, without_first
 from kevolve_core.languages.triton.render.schedule import resolve
 from kevolve_core.languages.triton.render.steps import Printed, check_dtypes, chosen
 from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
 from kevolve_core.languages.triton.render.words import Names, identifier
 from kevolve_core.languages.triton.spaces import default_schedule
-from kevolve_core.model import Candidate
-from kevolve_core.space import Point
+from kevolve_core.model import Candidate, Device
+from kevolve_core.space import Point, Space
 
-__all__ = ["Claim", "Foreign", "TritonRenderer"]
+__all__ = ["REPLAY", "Claim", "Foreign", "ProgramSpace", "TritonRenderer"]
 
 
 @frozen
@@ -61,18 +68,28 @@ class Foreign:
 
 #: Takes a step out of Triton's hands, or gives the point at which Triton prints it.
 Claim = Callable[[Step, Program, Point], Foreign | Point]
+#: Choices about a program as a whole on a device.
+ProgramSpace = Callable[[Sequence[Program], Device], Space]
+#: The one choice about a program: whether its launches are replayed (`kevolve_core.native.replayed`).
+REPLAY = "replay"
 
 
 @frozen
 class TritonRenderer:
     """Prints every step of a program: nests and attention as kernels, library calls as calls of
-    `torch.ops.aten`, and what ``claim`` takes as it says.
+    `torch.ops.aten`, and what ``claim`` takes as it says. ``programs`` gives the choices about a whole
+    program on a device, where a backend has any: `REPLAY` alone is understood.
 
     The text is a function of the arguments alone. Each case has its own kernels: shapes are literals.
     """
 
     language: str = "triton"
     claim: Claim | None = None
+    programs: ProgramSpace | None = None
+
+    def program_space(self, programs: Sequence[Program], device: Device) -> Space:
+        """See `kevolve_core.interfaces.Programming`."""
+        return Space() if self.programs is None else self.programs(programs, device)
 
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
@@ -99,12 +116,14 @@ class TritonRenderer:
     ) -> Candidate:
         """A candidate covering every case of ``programs``."""
         names = _buffer_names(programs)
-        functions = Names([*HELPERS, *names.values()])
+        functions = Names([*HELPERS, *LAUNCH_NAMES, *names.values()])
         kernels: list[Kernel] = []
         cases: list[str] = []
         entries: list[str] = []
         libraries: dict[str, None] = {}
         foreign: list[tuple[Foreign, str]] = []
+        number = 0
+        replay = bool(choices.get(PROGRAM, {}).get(REPLAY))
         for program in programs:
             launches: list[Launch] = []
             suffix = f"_{program.case}" if len(programs) > 1 else ""
@@ -126,19 +145,25 @@ class TritonRenderer:
                     kernels.append(kernel)
                 launches.append(Launch(kernel, x.call))
             entries.append(functions.fresh(f"run_{program.case}"))
-            cases.append(case_text(f"_{entries[-1]}", program, launches, names))
+            cases.append(case_text(f"_{entries[-1]}", program, launches, names, number))
+            number += sum(x.kernel is not None for x in launches)
         parts = [
-            f'"""{spec.name}: generated {"Triton " if self.claim is None else ""}kernels."""\n\nimport torch'
+            f'"""{spec.name}: generated {"Triton " if self.claim is None else ""}kernels."""\n\n'
+            + ("import functools\nimport operator\n\n" if kernels else "")
+            + "import torch"
             + ("\nimport triton\nimport triton.language as tl" if kernels else "")
-            + "".join(f"\n{line}" for line in dict.fromkeys(i for x, _ in foreign for i in x.imports)),
+            + "".join(f"\n{line}" for line in dict.fromkeys(i for x, _ in foreign for i in x.imports))
+            + (f"\n{REPLAY_IMPORT}" if replay else ""),
             constants_text(programs, names),
             *dict.fromkeys(text for x, _ in foreign for text in x.shared),
             *(text for _, text in foreign),
             *helper_texts(h for k in kernels for h in k.helpers),
             *(k.text for k in kernels),
+            LAUNCH if kernels else "",
             LAID_OUT if any("_laid_out(" in c for c in cases) else "",
+            ALL_LAID_OUT if any("_all_laid_out(" in c for c in cases) else "",
             *cases,
-            dispatch_text(spec, programs, [f"_{e}" for e in entries]),
+            dispatch_text(spec, programs, [f"_{e}" for e in entries], replay),
         ]
         text = "\n\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
         symbol = "" if spec.reference.kind == "module" else spec.reference.symbol
@@ -204,5 +229,5 @@ def _imagined(body: Sequence[Statement]) -> dict[str, Buffer]:
 
 def _buffer_names(programs: Sequence[Program]) -> dict[str, str]:
     """Buffer name -> identifier, one for one."""
-    names = Names(list(HELPERS))
+    names = Names([*HELPERS, *LAUNCH_NAMES])
     return {n: names.fresh(n) for n in dict.fromkeys(b for p in programs for b in p.buffers)}

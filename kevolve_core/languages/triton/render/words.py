@@ -19,7 +19,8 @@ TRITON_TYPES = {
 #: What no generated name may be: Python's own words and names that the files use.
 _RESERVED = frozenset(
     [*keyword.kwlist, *keyword.softkwlist, *dir(builtins), "tl", "torch", "triton", "row", "col", "start",
-     "row_mask", "col_mask", "pid", "ROWS", "COLS", "device", "self", "run", "tensors", "weights", "key"]
+     "row_mask", "col_mask", "pid", "ROWS", "COLS", "device", "self", "run", "tensors", "weights", "key",
+     "replayed"]
 )  # fmt: skip
 
 

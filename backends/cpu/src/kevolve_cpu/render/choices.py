@@ -28,6 +28,7 @@ class Schedule:
             ``far`` that one fetches what lies a fixed distance further in memory.
         online: elements a block of a maximum and a sum of exponentials in one pass over memory; 0: two.
         search: ``binary`` or ``linear``.
+        transpose: whether operands that lie across the vector axis are transposed in registers.
     """
 
     vector_axis: str = ""
@@ -43,3 +44,4 @@ class Schedule:
     prefetch: str = "none"
     online: int = 0
     search: str = "binary"
+    transpose: bool = False

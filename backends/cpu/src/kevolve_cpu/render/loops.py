@@ -101,10 +101,17 @@ class Loops:
         scope.block(f"for (long {v} = {lo}; {v} < {hi}; ++{v}) {{", inside)
 
     def over_vectors(
-        self, scope: Scope, axis: str, body: Callable[[Scope], None], unroll: int, refs: Refs | None = None
+        self,
+        scope: Scope,
+        axis: str,
+        body: Callable[[Scope], None],
+        unroll: int,
+        refs: Refs | None = None,
+        backwards: bool = False,
     ) -> None:
         """A loop over ``axis`` by whole vectors, then the lanes that are left. ``refs`` are accumulators,
-        declared by the caller as ``name_0 … name_(unroll-1)``; the body knows them by ``name``."""
+        declared by the caller as ``name_0 … name_(unroll-1)``; the body knows them by ``name``. A loop over
+        all of ``axis`` may run ``backwards``, the lanes that are left first."""
         lanes, v = self.schedule.lanes, self.printer.loops[axis]
         extent = self.nest.extent(axis)
         left = extent % lanes
@@ -118,10 +125,11 @@ class Loops:
         at = self.printer.fresh("at")
         lo, hi = self.bounds.get(axis, ("", ""))
         vectors = extent // lanes
-        unroll = max(1, min(unroll, vectors))
+        unroll = 1 if backwards else max(1, min(unroll, vectors))
         if not left and not refs and unroll == 1:
-            header = f"for (long {v} = {lo or 0}; {v} < {hi or extent}; {v} += {lanes}) {{"
-            scope.block(header, inside)
+            header = f"for (long {v} = {lo or 0}; {v} < {hi or extent}; {v} += {lanes})"
+            back = f"for (long {v} = {extent - lanes}; {v} >= 0; {v} -= {lanes})"
+            scope.block(f"{back if backwards else header} {{", inside)
             return
         if left:
             self.printer.preamble.need("lanes")
@@ -133,6 +141,12 @@ class Loops:
             names = [f"{n}_{copy}" for _, n, _ in refs]
             return f"{at}({', '.join([where, *([which] if left else []), *names])});"
 
+        if backwards:
+            scope.lines.append(call(str(extent - left), f"First<{left}>{{}}", 0))
+            back = f"for (long {v} = {extent - left - lanes}; {v} >= 0; {v} -= {lanes})"
+            if vectors:
+                self._for(scope, back, [call(v, "All{}", 0)])
+            return
         step = lanes * unroll
         steps = [call(v if not u else f"{v} + {u * lanes}", "All{}", u) for u in range(unroll)]
         if lo:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from attrs import define, field
 
 from kevolve_core.ir import Buffer, Let, LoopNest, Search
+from kevolve_cpu.render.blocks import Blocks, Crossing, crossing
 from kevolve_cpu.render.choices import Schedule
 from kevolve_cpu.render.exact import Products
 from kevolve_cpu.render.kinds import STORAGE
@@ -103,7 +104,10 @@ class _Nest:
         inner = tuple(a.name for a in nest.inner_axes)
         tiled = vector in outer
         lanes_mode = tiled and s.tile == 0
-        loops = [a for a in outer if a != vector]
+        found = None
+        if s.transpose and tiled and not lanes_mode and not self.rows:
+            found = crossing(nest, vector, self.printer.written, s.lanes)
+        loops = [a for a in outer if a != vector and (found is None or a != found.axis)]
         if tiled and not lanes_mode:
             inner = (*inner, vector)
         passes = passes_of(nest, inner, s.fuse)
@@ -129,10 +133,13 @@ class _Nest:
                     stop = f"{stop} < {extent} ? {stop} : {extent}"
                 task.lines.append(f"const long {hi} = {stop};")
         around = Loops(self.printer, nest, s, vector, bounds)
-        stores = Stores(self.printer, s, vector, self.buffers, self.names)
+        stores = Stores(self.printer, s, vector, self.buffers, self.names, found is not None)
         sinks = Sinks(around, stores, self.names, loops[-1] if loops and s.prefetch != "none" else "")
         split = s.parallel == "inner" and not loops and not split_vector
-        if lanes_mode:
+        block = ""
+        if found is not None:
+            block = self._blocks(task, around, stores, passes, found)
+        elif lanes_mode:
             self._lanes(task, sinks, passes, vector, inner)
         else:
             self._passes(task, sinks, passes, inner, split)
@@ -148,6 +155,7 @@ class _Nest:
             # What one point of the loops around reads across the tile, the next one reads on.
             around_all = not self.rows and set(outer) == {a.name for a in nest.axes} and crosses(nest, vector)
             headers.insert(0 if around_all else len(headers), header)
+        headers += [block] if block else []
         if self.rows and not (loops and loops[0] == outer[0]):
             raise ValueError(f"nest {nest.name}: the outermost axis of an epilogue is not a row loop")
         if headers and s.parallel == "outer":
@@ -162,6 +170,19 @@ class _Nest:
             function.lines.append(f"{pad}}}")
         else:
             function.lines += task.lines
+
+    def _blocks(self, task: Scope, around: Loops, stores: Stores, passes: list[Pass], found: Crossing) -> str:
+        """Print a task that takes as many points along the axis of ``found`` as a vector has lanes; gives the
+        header of the loop over them."""
+        name, extent, side = self.printer.loops[found.axis], self.nest.extent(found.axis), self.schedule.lanes
+        first = self.printer.fresh(f"{name}_first")
+        last = f"{first} + {side}"
+        if extent % side:
+            stop = f"{last} < {extent} ? {last} : {extent}"
+            last = self.printer.fresh(f"{name}_last")
+            task.lines.append(f"const long {last} = {stop};")
+        Blocks(around, stores, found, first, last).run(task, passes)
+        return f"for (long {first} = 0; {first} < {extent}; {first} += {side})"
 
     def _pragma(self, loops: int) -> str:
         s = self.schedule

@@ -13,6 +13,7 @@ from attrs import define, field
 from kevolve_cpu.render.halves import HALVES
 from kevolve_cpu.render.kinds import BITS, SCALAR
 from kevolve_cpu.render.panels import PRODUCTS
+from kevolve_cpu.render.shuffles import SHUFFLES
 from kevolve_cpu.render.vecmath import MATH
 
 __all__ = ["HELPER_NAMES", "Preamble"]
@@ -443,6 +444,7 @@ template <class T> struct Scratch {
     **HALVES,
     **MATH,
     **PRODUCTS,
+    **SHUFFLES,
 }
 
 #: functions and types that helpers define: no buffer or value may take their names

@@ -16,7 +16,7 @@ from kevolve_cpu.render.operators import Lanes, Value
 from kevolve_cpu.render.preamble import Preamble
 from kevolve_cpu.render.scope import Scope
 
-__all__ = ["Array", "Printer", "identifier"]
+__all__ = ["Array", "Printer", "identifier", "raw_kind"]
 
 _LONGEST = 72  # characters of an expression before it gets a name of its own; estimated
 _TWICE = frozenset({"isnan", "isinf", "relu", "sign", "abs", "min", "max"})
@@ -55,6 +55,7 @@ class Printer:
         linear: whether searches compare with every element.
         products: those that are to be rounded wherever they are computed.
         loops: axis -> name of its loop variable.
+        lanes_of: load -> vector that holds its lanes already.
     """
 
     buffers: Mapping[str, Buffer]
@@ -74,6 +75,7 @@ class Printer:
     linear: bool = False
     products: Products = field(factory=Products)
     reserved: set[str] = field(factory=set)
+    lanes_of: Mapping[Load, str] = field(factory=dict)
     _uses: dict[int, int] = field(factory=dict)
     _numbers: dict[int, int] = field(factory=dict)
 
@@ -331,6 +333,10 @@ class Printer:
         return " + ".join(uniform), " + ".join(lane), stride, depth
 
     def _load(self, e: Load, scope: Scope) -> tuple[Value, int]:
+        if e in self.lanes_of:
+            kind = raw_kind(self.buffers[e.buffer].dtype)
+            value = self._loaded(Value(self.lanes_of[e], kind, True), self.buffers[e.buffer].dtype, scope)
+            return self._placed(e, self.emitter(scope).convert(value, KIND[e.dtype]), scope.depth, scope)
         uniform, lane, stride, depth = self.address(e.buffer, e.index, scope)
         mask = other = None
         if e.mask is not None:
@@ -350,7 +356,7 @@ class Printer:
         vec = bool(lane) or stride == 1 or (mask is not None and mask.vec)
         if not vec:
             text = f"{self.names[e.buffer]}[{uniform}]"
-            value = self._loaded(Value(text, _raw(stored)), stored, scope)
+            value = self._loaded(Value(text, raw_kind(stored)), stored, scope)
             value = self.emitter(scope).convert(value, KIND[dtype])
             if mask is not None and other is not None:
                 filler_value = self.emitter(scope).convert(other, KIND[dtype])
@@ -385,7 +391,7 @@ class Printer:
         scope: Scope,
     ) -> Value:
         lanes = self.emitter(scope)
-        raw = _raw(dtype)
+        raw = raw_kind(dtype)
         vector = lanes.vector(raw)
         tail = f", {scope.tail}" if scope.tail else ""
         if mask is not None and other is not None and mask.vec:
@@ -414,7 +420,7 @@ class Printer:
         scope: Scope,
     ) -> Value:
         lanes = self.emitter(scope)
-        raw = _raw(dtype)
+        raw = raw_kind(dtype)
         vector = lanes.vector(raw)
         self.preamble.need("gather_masked")
         condition = mask.code
@@ -445,7 +451,7 @@ class Printer:
         return lanes.convert(value, KIND[dtype])
 
 
-def _raw(dtype: str) -> str:
+def raw_kind(dtype: str) -> str:
     """The kind of an element as it lies in memory."""
     return {"bfloat16": "u16", "float16": "f16", "bool": "u8"}.get(dtype, KIND[dtype])
 

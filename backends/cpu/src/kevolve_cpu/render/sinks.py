@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from attrs import define, field
 
-from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Expr, Let, Load, Op, Search, Store, Var, axes_of, vars_of
 from kevolve_cpu.render.accumulate import SERIAL, Accumulators, few_results
 from kevolve_cpu.render.affine import analyse
@@ -19,6 +18,7 @@ from kevolve_cpu.render.passes import Pass, Sink
 from kevolve_cpu.render.printer import Array, Printer, identifier
 from kevolve_cpu.render.reduction import Reduction
 from kevolve_cpu.render.rescaled import RescaledSum
+from kevolve_cpu.render.scans import Scans, in_vectors
 from kevolve_cpu.render.scope import Scope
 from kevolve_cpu.render.storage import Storage
 from kevolve_cpu.render.stores import Stores
@@ -121,12 +121,14 @@ class Sinks:
         lanes_mode = task.width > 1
         vectorised = bool(self.vector) and self.vector in p.axes and not lanes_mode and p.scan is None
         looped = [q for q in passes if self.vector in q.axes]
-        fetching = len(looped) > 1 and self.online is None and p is self._fetching(looped)
+        scanned = p.scan is not None and not lanes_mode and in_vectors(p.scan, self.vector)
+        several = len(looped) > 1 or scanned
+        fetching = several and self.online is None and p is self._fetching(looped)
         self.ahead = looped[0] if fetching and (self.next_row or self._far) else None
         order = [a for a in p.axes if a != self.vector] + [a for a in p.axes if a == self.vector]
         free = [a for a in order if a not in p.reduced]
         if p.scan is not None:
-            self._scan(p, task, order)
+            self._scans(p).run(p.scan, task, order, p.scan.name in self.saved_scans)
         elif not p.reduces:
             self.loops.split(task, order, split and bool(order), vectorised, lambda s: self._stores(p, s))
         elif vectorised and self.vector in free:
@@ -136,6 +138,9 @@ class Sinks:
         for name, first in self.kept.items():
             if first is p:
                 self.printer.arrays[name] = self.kept_arrays[name]
+
+    def _scans(self, p: Pass) -> Scans:
+        return Scans(self.accumulators, self.storage, lambda scope: self._stores(p, scope))
 
     def _rescaled(self, task: Scope) -> None:
         """A maximum and the sum of exponentials below it, in one pass."""
@@ -213,55 +218,6 @@ class Sinks:
             last = arrays[-1]
             self.printer.arrays[s.name] = Array(last.name, last.kind, last.strides, KIND[s.dtype])
 
-    def _scan(self, p: Pass, task: Scope, order: list[str]) -> None:
-        """A running combination, one point after another (lanes are independent rows, if anything)."""
-        s = p.scan
-        assert s is not None  # the caller chose this pass for its scan
-        if s.combiner.startswith("arg"):
-            raise UnsupportedError(
-                f"scan with {s.combiner}", where=f"value {s.name}", mend="lower it to max or min"
-            )
-        others = [a for a in order if a != s.axis]
-        saved = (
-            self.storage.array(task, s.name, KIND[s.dtype], order, task.width > 1)
-            if s.name in self.saved_scans
-            else None
-        )
-        # ATen's running sums and products are in float64, whatever the length.
-        r = Reduction.of(s, KIND[s.value.dtype], wide=True)
-        vec = task.width > 1
-
-        def row(scope: Scope) -> None:
-            lanes = self.printer.emitter(scope)
-            stem = self.printer.fresh(f"{identifier(s.name)}_run")
-            ctype, start = r.parts(lanes, vec)[0][1:]
-            scope.lines.append(f"{ctype} {stem} = {start};")
-            inside = scope.inner(s.axis)
-            take = [stem]
-            if s.exclusive:
-                before = self.printer.declare(r.result(take, vec, lanes), inside, identifier(s.name))
-                self.accumulators.take(r, s, inside, take, vec)
-                inside.values[s.name] = before
-            else:
-                self.accumulators.take(r, s, inside, take, vec)
-                inside.values[s.name] = self.printer.declare(
-                    r.result(take, vec, lanes), inside, identifier(s.name)
-                )
-            if saved is not None:
-                self.storage.save(saved, inside.values[s.name], inside)
-            self._stores(p, inside)
-            v, n = self.printer.loops[s.axis], self.loops.nest.extent(s.axis)
-            header = (
-                f"for (long {v} = {n - 1}; {v} >= 0; --{v}) {{"
-                if s.reverse
-                else f"for (long {v} = 0; {v} < {n}; ++{v}) {{"
-            )
-            scope.block(header, inside)
-
-        self.loops.loops(task, others, False, row)
-        if saved is not None:
-            self.printer.arrays[s.name] = saved
-
     def _stores(self, p: Pass, scope: Scope) -> None:
         """The stores of ``p`` at one point, and what follows them."""
         for s in p.sinks:
@@ -281,7 +237,7 @@ class Sinks:
     def _fetching(self, looped: list[Pass]) -> Pass:
         """The pass in which to fetch what the next task reads first. Stores fill the memory system by
         themselves, so a pass that computes costly values leaves more room; the first pass has none."""
-        if self.loops.schedule.prefetch in ("none", "last"):
+        if len(looped) == 1 or self.loops.schedule.prefetch in ("none", "last"):
             return looped[-1]
         return max(reversed(looped[1:]), key=self._costly)
 

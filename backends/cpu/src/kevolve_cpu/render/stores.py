@@ -28,13 +28,15 @@ _SCATTER = {
 
 @define
 class Stores:
-    """Prints the stores of one nest."""
+    """Prints the stores of one nest. With ``whole_lines`` what goes past the caches fills lines of 64 bytes:
+    where the rest of a line is not stored next, half of one costs more than a cached store."""
 
     printer: Printer
     schedule: Schedule
     vector: str
     buffers: Mapping[str, Buffer]
     names: Mapping[str, str]
+    whole_lines: bool = False
 
     def store(self, s: Store, scope: Scope) -> None:
         """``buffer[index] = value`` at this point, or for the lanes of a vector."""
@@ -105,7 +107,7 @@ class Stores:
             not form.rest
             and form.constant % size == 0
             and all(k % size == 0 for k in steps)
-            and vector_bytes in (32, 64)
+            and vector_bytes in ((64,) if self.whole_lines else (32, 64))
         )
 
 

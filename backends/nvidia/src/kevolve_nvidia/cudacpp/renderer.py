@@ -8,16 +8,19 @@ from pathlib import Path
 from attrs import frozen
 
 from kevolve_core.errors import KevolveError
+from kevolve_core.interfaces import PROGRAM
 from kevolve_core.ir import Attention, LibraryCall, LoopNest, Program, Step
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_core.languages.hostcode import LAID_OUT, call_text, dispatch_text
+from kevolve_core.languages.hostcode import ALL_LAID_OUT, LAID_OUT, call_text, dispatch_text
+from kevolve_core.languages.triton import REPLAY
 from kevolve_core.languages.triton.render.host import Launch, case_text, constants_text
 from kevolve_core.languages.triton.render.words import Names
-from kevolve_core.model import Candidate
+from kevolve_core.model import Candidate, Device
 from kevolve_core.space import Point, Space
 from kevolve_nvidia.cudacpp.operators import HELPERS
 from kevolve_nvidia.cudacpp.rows import RowKernel, check_nest, print_rows
 from kevolve_nvidia.cudacpp.schedule import crosses, row_schedule, row_space
+from kevolve_nvidia.launching import program_space
 
 __all__ = ["CudaRenderer", "cuda_space"]
 
@@ -28,9 +31,10 @@ def _aligned(tensor):
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 '''
 #: Names that the two files use themselves.
-_TAKEN = ("kernels", "row", "lane", "first", "col", "asked", "live", "tile", "pack", "word", "part", "get",
-"put",
-          "wide", "narrow", "Value", "Word", "get_all", "put_all", "load_native", *HELPERS)  # fmt: skip
+_TAKEN = (
+    "kernels", "row", "lane", "first", "col", "asked", "live", "tile", "pack", "word", "part", "get", "put",
+    "wide", "narrow", "Value", "Word", "get_all", "put_all", "load_native", *HELPERS,
+)  # fmt: skip
 
 
 def cuda_space(step: Step) -> Space:
@@ -63,6 +67,10 @@ class CudaRenderer:
             return error.what
         return ""
 
+    def program_space(self, programs: Sequence[Program], device: Device) -> Space:
+        """See `kevolve_core.interfaces.Programming`."""
+        return program_space(programs, device)
+
     def declines(self, programs: Sequence[Program]) -> str:
         """See `kevolve_core.interfaces.Selective`: without a kernel of its own, or where channels-last memory
         makes a nest read along its rows, which threads of a row cannot do together."""
@@ -85,6 +93,7 @@ class CudaRenderer:
         taken = Names([*_TAKEN, *sorted(axes)])
         names = {b: taken.fresh(b) for b in dict.fromkeys(n for p in programs for n in p.buffers)}
         kernels: list[RowKernel] = []
+        replay = bool(choices.get(PROGRAM, {}).get(REPLAY))
         cases: list[str] = []
         entries: list[str] = []
         libraries: dict[str, None] = {}
@@ -118,14 +127,15 @@ class CudaRenderer:
         ])  # fmt: skip
         parts = [
             f'"""{spec.name}: generated CUDA C++ kernels."""\n\nimport torch\n'
-            "from kevolve_core.native import load_native",
+            f"from kevolve_core.native import load_native{', replayed' if replay else ''}",
             _loaded(kernels),
             _ALIGNED,
             *(_launcher(k, names) for k in kernels),
             constants_text(programs, names),
             LAID_OUT if any("_laid_out(" in c for c in cases) else "",
+            ALL_LAID_OUT if any("_all_laid_out(" in c for c in cases) else "",
             *cases,
-            dispatch_text(spec, programs, [f"_{e}" for e in entries]),
+            dispatch_text(spec, programs, [f"_{e}" for e in entries], replay),
         ]
         text = "\n\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
         return Candidate(

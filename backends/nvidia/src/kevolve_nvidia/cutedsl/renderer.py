@@ -20,10 +20,11 @@ from kevolve_core.languages.triton.render.contraction import (
 )
 from kevolve_core.languages.triton.render.renderer import Foreign
 from kevolve_core.languages.triton.render.steps import Printed
-from kevolve_core.model import Candidate
-from kevolve_core.space import Point
+from kevolve_core.model import Candidate, Device
+from kevolve_core.space import Point, Space
 from kevolve_nvidia.cutedsl.epilogue import Epilogue, print_epilogue
 from kevolve_nvidia.cutedsl.schedule import PAIRS, ProductSchedule, is_matrix_product, schedule_of
+from kevolve_nvidia.launching import program_space
 
 __all__ = ["CuteRenderer", "operand_parts"]
 
@@ -88,7 +89,7 @@ class CuteRenderer:
 
     @_triton.default
     def _make_triton(self) -> TritonRenderer:
-        return TritonRenderer("cute", self._claimed)
+        return TritonRenderer("cute", self._claimed, program_space)
 
     def supports(self, step: Step) -> str:
         """Empty when ``step`` can be printed, else why not."""
@@ -97,6 +98,10 @@ class CuteRenderer:
     def fuses(self, step: Attention) -> str:
         """See `kevolve_core.interfaces.Fusing`: Triton prints attention."""
         return self._triton.fuses(step)
+
+    def program_space(self, programs: Sequence[Program], device: Device) -> Space:
+        """See `kevolve_core.interfaces.Programming`."""
+        return self._triton.program_space(programs, device)
 
     def declines(self, programs: Sequence[Program]) -> str:
         """See `kevolve_core.interfaces.Selective`: programs without a product that the kernel takes."""
