@@ -267,8 +267,8 @@ def compiled(launch: Launch) -> Any:
 
 
 def nameless_key(kernel: Any) -> str:
-    """What ``kernel`` computes, wherever it stands and whatever it and its variables are called: ``cache_key``
-    has both in it. Functions that it may call keep their names."""
+    """What ``kernel`` computes, wherever it stands and whatever it and its variables are called:
+    ``cache_key`` has both in it. Functions that it may call keep their names."""
     own = [f for f in (kernel, *kernel.fn.__globals__.values()) if hasattr(f, "starting_line_number")]
     functions = list({id(f): f for f in own}.values())
     before = [(f.starting_line_number, f.hash) for f in functions]
@@ -293,8 +293,8 @@ _SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
 
 
 def _renamed(tree: ast.Module) -> tuple[str, set[str]]:
-    """A function's syntax with its name, parameters and variables numbered, and the other names in it; ("", ∅)
-    where it has scopes of its own."""
+    """A function's syntax with its name, parameters and variables numbered, and the other names in it; of one
+    that has scopes of its own, "" and none."""
     (function,) = tree.body
     inner = [n for n in ast.walk(function) if n is not function]
     if not isinstance(function, ast.FunctionDef) or any(
