@@ -58,6 +58,51 @@ def test_a_kernel_is_compiled_once_for_all_candidates_that_have_it(compiler: Nvi
     assert (len(keys[0]), len(keys[1]), keys[0] & keys[1]) == (2, 2, set())
 
 
+_THREE = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _first(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, 2 * tl.load(x + i, mask=i < n), mask=i < n)
+
+
+@triton.jit
+def _twin(left, right, count, BLOCK: tl.constexpr):
+    # the same under other names
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(right + at, 2 * tl.load(left + at, mask=at < count), mask=at < count)
+
+
+@triton.jit
+def _other(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, 3 * tl.load(x + i, mask=i < n), mask=i < n)
+
+
+def scale(x):
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grid = (triton.cdiv(x.numel(), 1024),)
+    _first[grid](x, y, x.numel(), BLOCK=1024, num_warps=4)
+    _twin[grid](x, y, x.numel(), BLOCK=1024, num_warps=4)
+    _other[grid](x, y, x.numel(), BLOCK=1024, num_warps=4)
+    return y
+"""
+
+
+def test_steps_that_are_the_same_kernel_are_compiled_once(tmp_path: Path) -> None:
+    """Whatever they and their variables are called; another number in it is another kernel."""
+    made = NvidiaCompiler(Settings(cache_dir=str(tmp_path), compile_workers=1), compile_only("sm_90a"))
+    try:
+        artifact = made.compile(triton_candidate(_THREE), SPEC, MAIN, target_of("sm_90a"))
+    finally:
+        made.close()
+    assert (len(artifact.binaries), len(list((tmp_path / "kernels" / "builds").glob("??/*")))) == (6, 4)
+
+
 _HUGE = """
 import torch
 

@@ -7,6 +7,7 @@ Names used, each the same in those versions: ``JITFunction.run``, ``.create_bind
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ __all__ = [
     "OLDEST",
     "compiled",
     "log_of",
-    "placeless_key",
+    "nameless_key",
     "recording",
     "require",
     "specialised",
@@ -265,18 +266,54 @@ def compiled(launch: Launch) -> Any:
     return triton.compile(source, target=target, options=dict(launch.options))
 
 
-def placeless_key(kernel: Any) -> str:
-    """``cache_key`` of ``kernel`` without the lines at which it and the functions it may call stand."""
+def nameless_key(kernel: Any) -> str:
+    """What ``kernel`` computes, wherever it stands and whatever it and its variables are called:
+    ``cache_key`` has both in it. Functions that it may call keep their names."""
     own = [f for f in (kernel, *kernel.fn.__globals__.values()) if hasattr(f, "starting_line_number")]
     functions = list({id(f): f for f in own}.values())
     before = [(f.starting_line_number, f.hash) for f in functions]
     for f in functions:
         f.starting_line_number, f.hash = 0, None
     try:
-        return str(kernel.cache_key)
+        plain = str(kernel.cache_key)
+        text, names = _renamed(kernel.parse())
+        if not text:
+            return plain
+        scope = kernel.fn.__globals__
+        called = [(n, scope[n].cache_key) for n in sorted(names) if hasattr(scope.get(n), "cache_key")]
+        values = sorted((name, repr(v)) for (name, _), (v, _) in kernel.used_global_vals.items())
+        return repr((text, called, values))
     finally:
         for f, (line, key) in zip(functions, before, strict=True):
             f.starting_line_number, f.hash = line, key
+
+
+_SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.ClassDef, ast.Global,
+           ast.Nonlocal, ast.Import, ast.ImportFrom)  # fmt: skip
+
+
+def _renamed(tree: ast.Module) -> tuple[str, set[str]]:
+    """A function's syntax with its name, parameters and variables numbered, and the other names in it; of one
+    that has scopes of its own, "" and none."""
+    (function,) = tree.body
+    inner = [n for n in ast.walk(function) if n is not function]
+    if not isinstance(function, ast.FunctionDef) or any(
+        isinstance(n, (*_SCOPES, ast.FunctionDef)) for n in inner
+    ):
+        return "", set()
+    given = [
+        a for n in inner if isinstance(n, ast.arguments) for a in (*n.posonlyargs, *n.args, *n.kwonlyargs)
+    ]
+    used = [n for n in inner if isinstance(n, ast.Name)]
+    own = {a.arg for a in given} | {n.id for n in used if isinstance(n.ctx, ast.Store)}
+    number = {name: f"_{k}" for k, name in enumerate(dict.fromkeys([a.arg for a in given]))}
+    for n in used:
+        if n.id in own:
+            n.id = number.setdefault(n.id, f"_{len(number)}")
+    for a in given:
+        a.arg = number[a.arg]
+    function.name = ""
+    return ast.dump(function), {n.id for n in used} - set(number.values())
 
 
 def log_of(error: BaseException) -> str:

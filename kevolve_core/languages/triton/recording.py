@@ -185,22 +185,24 @@ def launch_key(launch: Launch) -> str:
     it calls too), specialisation, options and target. Equal keys compile to equal binaries."""
     if not hasattr(launch.kernel, "cache_key"):
         raise UnsupportedError("a launch without a Triton function has no key", got=launch.name)
-    return _key(launch, launch.kernel.cache_key)
+    types = [[k, str(v)] for k, v in launch.signature.items()]
+    return _key(launch, launch.kernel.cache_key, types)
 
 
 def kernel_key(launch: Launch) -> str:
-    """As `launch_key`, but the same wherever in a file the functions stand, and with Triton's version: names
-    a kernel across candidates."""
+    """As `launch_key`, but the same wherever in a file the functions stand and whatever the kernel and its
+    variables are called, and with Triton's version: names a kernel across steps and candidates."""
     from kevolve_core.languages.triton import internals
 
-    return _key(launch, f"{internals.version()} {internals.placeless_key(launch.kernel)}")
+    types = [str(v) for v in launch.signature.values()]
+    return _key(launch, f"{internals.version()} {internals.nameless_key(launch.kernel)}", types)
 
 
-def _key(launch: Launch, source: str) -> str:
+def _key(launch: Launch, source: str, signature: Sequence[Any]) -> str:
     return content_hash(
         {
             "source": source,
-            "signature": [[k, str(v)] for k, v in launch.signature.items()],
+            "signature": list(signature),
             "constexprs": sorted([str(k), _constant(v)] for k, v in launch.constexprs.items()),
             "attributes": sorted([str(k), str(v)] for k, v in launch.attributes.items()),
             "options": {k: str(v) for k, v in launch.options.items()},

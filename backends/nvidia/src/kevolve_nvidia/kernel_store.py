@@ -1,7 +1,8 @@
 """Compiled Triton kernels by what they are: a candidate finds those that another one had.
 
-Triton's own key has the line at which a function stands, so the same kernel in the next candidate would be
-compiled again. Here it is the kernel's source and that of what it calls, its specialisation and options.
+Triton's own key has the line at which a function stands and all its names, so the same kernel in the next
+step or candidate would be compiled again. Here it is what the kernel and what it calls compute, its
+specialisation and options.
 A candidate that was stopped half-way leaves what it had compiled to the next one.
 """
 
