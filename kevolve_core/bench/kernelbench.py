@@ -14,6 +14,7 @@ from attrs import asdict, field, frozen
 
 from kevolve_core.api.evolving import evolve, resume
 from kevolve_core.api.parts import Place, place
+from kevolve_core.bench.cores import apart, without
 from kevolve_core.bench.environment import environment
 from kevolve_core.bench.pipeline import Pipeline, workers
 from kevolve_core.bench.pool import SWEEP_ROLE, Checker, over
@@ -137,22 +138,25 @@ def run_kernelbench(
             if on_row is not None:
                 on_row(row, finished, len(problems))
 
-    pipeline = Pipeline(where, settings.sweep, settings.seed, out) if settings.sweep else None
+    pipeline: Pipeline | None = None
 
     def work(problem: Problem, checker: Checker) -> None:
         row = _row(problem, checker, settings, where, out, pipeline)
         if not checker.closed:  # stopped meanwhile: what that did to the problem is no result
             note(row)
 
-    if pipeline is not None:
-        try:
-            count = min(jobs or workers(where), max(1, len(todo)))
-            over(
-                todo, work, where, language=settings.language, jobs=count, role=SWEEP_ROLE,
-                on_stop=pipeline.stop,
-            )  # fmt: skip
-        finally:
-            pipeline.close()
+    if settings.sweep:
+        count = min(jobs or workers(where), max(1, len(todo)))
+        cores = () if where.device.shares_host else apart()
+        with without(cores):
+            pipeline = Pipeline(where, settings.sweep, settings.seed, out, cores)
+            try:
+                over(
+                    todo, work, where, language=settings.language, jobs=count, role=SWEEP_ROLE,
+                    on_stop=pipeline.stop,
+                )  # fmt: skip
+            finally:
+                pipeline.close()
     else:
         count = min(jobs, len(todo)) if settings.check_only else 1
         over(todo, work, where, language=settings.language, jobs=count)

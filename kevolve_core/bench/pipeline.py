@@ -51,12 +51,14 @@ class Pipeline:
         count: candidates a problem.
         seed: of weights and proposals.
         out: the best kernels are exported below it.
+        cores: that the process which measures has for itself.
     """
 
     where: Place
     count: int
     seed: int
     out: Path
+    cores: tuple[int, ...] = ()
     _compiler: Compiler = field(init=False)
     _threads: ThreadPoolExecutor = field(init=False)
 
@@ -91,7 +93,9 @@ class Pipeline:
             compiled = worker.call("compile", {"without": without})
             built = [b.result() for b in builds]
             entries = [b for b in built if "artifact" in b]
-            arguments = {"entries": entries, "seed": self._secret(problem), "seconds": _RACE_S}
+            arguments = {
+                "entries": entries, "seed": self._secret(problem), "seconds": _RACE_S, "cores": self.cores
+            }  # fmt: skip
             asked = time.perf_counter()
             try:
                 with timing(self.where.device):

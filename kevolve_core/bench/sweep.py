@@ -24,6 +24,7 @@ import torch
 
 from kevolve_core.bench.ahead import CompiledAhead, hollow
 from kevolve_core.bench.answered import AnsweredInputs
+from kevolve_core.bench.cores import on
 from kevolve_core.bench.pool import BASELINE, MEASURING
 from kevolve_core.bench.shrink import SCALES, shrunk
 from kevolve_core.errors import KevolveError, WorkerError
@@ -157,9 +158,11 @@ class SweepRole:
                     raise
                 time.sleep(_PAUSE_S)
 
-    def op_measure(self, entries: Sequence[Any], seed: int, seconds: float) -> tuple[Any, list[Any]]:
+    def op_measure(
+        self, entries: Sequence[Any], seed: int, seconds: float, cores: Sequence[int] = ()
+    ) -> tuple[Any, list[Any]]:
         """Judge and time. ``entries`` are candidates with their artifacts, ``seconds`` bound the rounds of
-        one finalist. Whoever calls has the device for himself.
+        one finalist. Whoever calls has the device for himself, and ``cores``, where there are any.
 
         Raises:
             KevolveError: a candidate took the device down; ``got`` is its number in ``entries``.
@@ -168,7 +171,7 @@ class SweepRole:
         self._note("")
         gc.freeze()  # what is there stays: collections would take most of the time
         try:
-            with torch.no_grad():
+            with torch.no_grad(), on(cores):
                 found = self._measured(entries, seed, seconds)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)  # they hold tensors, and others wait for the memory
