@@ -1,5 +1,5 @@
-"""Cores of their own for measuring: what the host does for a launch is part of a kernel's time, and takes twice
-as long where every core compiles."""
+"""Cores of their own for measuring: what the host does for a launch is part of a kernel's time, and takes
+twice as long where every core compiles."""
 
 from __future__ import annotations
 
