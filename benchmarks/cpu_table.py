@@ -10,7 +10,7 @@ interleaved call by call on fresh data, caches flushed; a winner in fresh proces
 `compile` are their times over the kernel's; the geomean is over the better of the two, for the kernel that
 came closest (a search that finds nothing better delivers the baseline, which counts as 1 in `delivered`).
 Problems under 1 are listed with what is known of why. A row is a JSON line in DIR/rows.jsonl as soon as it is
-there; what DIR has is not run again, and a run that was cut off goes on.
+there, and says its commit; what DIR has is not run again, and a run that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from op_problems import problems
 
 from kevolve_core.api import Result
 from kevolve_core.api.evolving import evolve, resume
+from kevolve_core.bench.environment import commit
 from kevolve_core.bench.problems import find_problems, spec_of
 from kevolve_core.errors import KevolveError
 from kevolve_core.kernelspec import KernelSpec
@@ -75,7 +76,7 @@ def read_rows(out: Path) -> dict[str, Row]:
 def searched(name: str, spec: KernelSpec, options: argparse.Namespace) -> Row:
     """The row of one problem; a failure is a row with its reason."""
     folder = options.out / "runs" / name.replace(" ", "_").replace("/", "_")
-    row: Row = {"id": name, "budget": options.budget, "seed": options.seed}
+    row: Row = {"id": name, "budget": options.budget, "seed": options.seed, "commit": commit()}
     try:
         if (folder / "run.sqlite").exists():
             result = resume(folder)
