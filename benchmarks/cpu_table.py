@@ -204,6 +204,8 @@ def main() -> int:
         show(rows[name])
     done = [rows[n] for n, _ in chosen if n in rows]
     summary = summary_of(done, len(chosen))
+    ran = f"--budget {options.budget} --seed {options.seed}"
+    summary["command"] = f"python benchmarks/cpu_table.py --out DIR --root ROOT {ran}"
     if summary["geomean"] is not None:
         print(f"\n{summary['correct']} of {summary['total']}: geomean {summary['geomean']:.2f} over the "
               f"better (delivered {summary['delivered']:.2f}; eager {summary['geomean_eager']:.2f}), "

@@ -4,6 +4,7 @@ exported kernels carry this text."""
 # --- carried by exported kernels from here on ---
 import ctypes
 import struct
+import threading
 import typing
 
 import torch
@@ -52,6 +53,7 @@ class Kernel:
         self._address = ctypes.addressof(self._table)
         self._write = struct.Struct("<" + "".join(_CODES[code] for code in codes)).pack_into
         self._launch = _driver.cuLaunchKernelEx
+        self._lock = threading.Lock()  # what a launch writes must stay until the driver has read it
         self._configs: dict[typing.Any, tuple[typing.Any, list[int]]] = {}
         self._shared = _STATIC_SHARED
         self._wide = False
@@ -77,10 +79,11 @@ class Kernel:
             found = self._configs[key] = self._config(sizes, threads, shared, together, cooperative), [-1]
         config, last = found
         stream = _raw_stream()
-        if last[0] != stream:
-            config.hStream, last[0] = _driver.CUstream(stream), stream
-        self._write(self._words, 0, *args)
-        (code,) = self._launch(config, self._function, self._address, 0)
+        with self._lock:
+            if last[0] != stream:
+                config.hStream, last[0] = _driver.CUstream(stream), stream
+            self._write(self._words, 0, *args)
+            (code,) = self._launch(config, self._function, self._address, 0)
         if code:
             _checked(f"launching '{self.name}'", (code,))
 

@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,6 +255,7 @@ class _Launcher:
         self._descriptors = list(getattr(metadata, "tensordesc_meta", None) or ())
         self._configs: dict[tuple[int, int, int], tuple[Any, list[int]]] = {}
         self._launch = api().cuLaunchKernelEx
+        self._lock = threading.Lock()  # what a launch writes must stay until the driver has read it
         self._packed = None if self._needs_scratch() else _Packed.of(self._signature)
 
     def __call__(
@@ -266,12 +268,13 @@ class _Launcher:
                 return
             found = self._configs[x, y, z] = self._config(x, y, z, packed), [-1]
         config, last = found
-        if last[0] != stream:
-            config.hStream, last[0] = api().CUstream(stream), stream
-        parameters: Any = None if self._packed is None else self._packed.filled(args)
-        if parameters is None:
-            parameters = self._flattened(args, x * y * z, stream)
-        (code,) = self._launch(config, function, parameters, 0)
+        with self._lock:
+            if last[0] != stream:
+                config.hStream, last[0] = api().CUstream(stream), stream
+            parameters: Any = None if self._packed is None else self._packed.filled(args)
+            if parameters is None:
+                parameters = self._flattened(args, x * y * z, stream)
+            (code,) = self._launch(config, function, parameters, 0)
         if code:
             checked(f"kernel '{self._metadata.name}'", (code,))
 
