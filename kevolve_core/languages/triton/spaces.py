@@ -28,6 +28,7 @@ from kevolve_core.ir import (
 )
 from kevolve_core.languages.triton.attention_space import attention_space
 from kevolve_core.languages.triton.render.contraction import is_product
+from kevolve_core.languages.triton.render.descriptors import described
 from kevolve_core.languages.triton.render.nest import without_first
 from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
@@ -74,6 +75,7 @@ class TritonFacts:
         warps_along_rows: whether the warps of products that feed one another must lie along their rows, 16
             each from the fifth on, since the target's compiler gives wrong addresses to groups of four that
             share rows.
+        descriptors: whether hardware loads tiles through tensor descriptors.
         product_starts, half_starts, nest_starts: partial points to try first (`Space.starts`), of products
             of float32 and of half precision, and of nests that combine.
         attention_starts, half_attention_starts: likewise of attention in float32 and in half precision.
@@ -87,6 +89,7 @@ class TritonFacts:
     precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
     coarse: tuple[str, ...] = ("tf32", "bf16x3")
     warps_along_rows: bool = False
+    descriptors: bool = False
     product_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     half_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     nest_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
@@ -208,6 +211,9 @@ def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Par
         coarse = () if "convolution" in call.op else facts.coarse
         parameters.append(Parameter("tile_precision", facts.precisions, facts.precisions[0], coarse))
         parameters.append(Parameter("tile_chunk", (0, 2, 4, 8, 16), 0))
+    matrices = () if "convolution" in call.op or not facts.descriptors else call.operands
+    if any(described(o, size, tile.rows, tile.cols) is not None for o in matrices):
+        parameters.append(Parameter("tile_loads", ("pointers", "descriptors"), "pointers"))
     defaults = {p.name: p.default for p in parameters}
     lanes = facts.warp_size
     results = _results(call)

@@ -22,7 +22,7 @@ def space_of(facts: TritonFacts, function: Callable[..., Any], *shapes: tuple[in
 FACTS = [
     TritonFacts(),
     TritonFacts(processors=132, shared_bytes=227 << 10),
-    TritonFacts(processors=132, shared_bytes=227 << 10, warps_along_rows=True),
+    TritonFacts(processors=132, shared_bytes=227 << 10, warps_along_rows=True, descriptors=True),
     TritonFacts(processors=304, warp_size=64, shared_bytes=64 << 10, precisions=("ieee",)),
     TritonFacts(processors=4, warp_size=32, max_threads=128, shared_bytes=16 << 10, float64=False),
 ]
@@ -79,6 +79,17 @@ def test_attention_has_no_warps_beyond_its_rows_where_they_would_share_them(
     points = [(rows, warps) for rows in (64, 128) for warps in (4, 8, 16)]
     found = [x for x in points if space.is_legal({**small, "block_m": x[0], "num_warps": x[1]})]
     assert found == (points if legal is None else legal)
+
+
+@pytest.mark.parametrize(
+    ("step", "descriptors", "offered"),
+    [("product", True, True), ("product", False, False), ("convolution", True, False)],
+)
+def test_descriptors_are_offered_to_matrix_products_where_hardware_has_them(
+    step: str, descriptors: bool, offered: bool
+) -> None:
+    space = space_of(TritonFacts(descriptors=descriptors), *_flat(step))
+    assert ("tile_loads" in {p.name for p in space.parameters}) == offered
 
 
 def test_a_persistent_grid_is_offered_only_where_programs_outnumber_processors() -> None:

@@ -29,6 +29,7 @@ _PRODUCTS = (
     _product(64, 64, 32, 4, 3, tile_precision="tf32x3"),
     _product(64, 64, 32, 4, 3, tile_precision="bf16x6"),
     _product(64, 64, 32, 4, 3, tile_precision="bf16x6", tile_chunk=8, tile_split=16),
+    _product(64, 128, 32, 4, 3, tile_precision="bf16x6", tile_loads="descriptors"),
     _product(64, 128, 32, 4, 3, tile_precision="tf32x3"),
     _product(128, 64, 32, 4, 3, tile_precision="tf32x3"),
     _product(64, 128, 32, 4, 3, tile_precision="bf16x6"),
@@ -37,7 +38,9 @@ _PRODUCTS = (
 #: Tiles of half-precision products that fill wgmma's shapes; `estimated`.
 _HALF_PRODUCTS = (
     _product(128, 128, 64, 8, 4),
+    _product(128, 256, 64, 8, 3, tile_loads="descriptors"),
     _product(128, 256, 64, 8, 3),
+    _product(128, 128, 64, 8, 4, tile_loads="descriptors"),
     _product(128, 128, 64, 4, 3),
     _product(64, 128, 64, 4, 4),
     _product(64, 64, 64, 4, 4),
@@ -93,6 +96,7 @@ def renderers() -> Mapping[str, Renderer]:
 #: Compute capability of Hopper, whose products run on groups of four warps with 64 rows each. Triton 3.6
 #: gives wrong addresses to groups that share their rows in products that feed one another (its issues 10486,
 #: 10573 and 11366): on an H100, attention in blocks of 64 rows with 8 warps ended in illegal accesses.
+#: From it on hardware loads tiles through tensor descriptors.
 _HOPPER = 90
 
 
@@ -115,6 +119,7 @@ def schedule_space(step: Step, device: Device, language: str) -> Space:
 
         if is_matrix_product(step):
             return product_space(step, device.facts)
+    capability = int(device.facts.get("compute_capability", _HOPPER))
     facts = TritonFacts(
         processors=int(device.facts.get("multiprocessors", 132)),
         warp_size=32,
@@ -122,7 +127,8 @@ def schedule_space(step: Step, device: Device, language: str) -> Space:
         shared_bytes=int(device.facts.get("shared_bytes_per_block", 227 << 10)),
         product_starts=_PRODUCTS,
         half_starts=_HALF_PRODUCTS,
-        warps_along_rows=int(device.facts.get("compute_capability", _HOPPER)) == _HOPPER,
+        warps_along_rows=capability == _HOPPER,
+        descriptors=capability >= _HOPPER,
         nest_starts=_NESTS,
         attention_starts=_ATTENTION,
         half_attention_starts=_HALF_ATTENTION,
