@@ -54,6 +54,7 @@ _TILE = 2048  # elements of a tile of short rows; estimated
 _ADDITIONS = 32  # additions of one running float32 sum beyond which it is kept in float64; estimated
 _TILES_TO_SPLIT = 4  # tiles a processor from which it is busy without splitting their depth; `estimated`
 _SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
+_GROUP_ROWS, _GROUP_COLS = 64, 64  # of a product by four warps: see `TritonFacts.warps_along_rows`
 _HELD_PER_THREAD = 96  # elements of a row a thread keeps across walks; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
 
@@ -72,9 +73,10 @@ class TritonFacts:
         coarse: those of them whose operands are rounded to fewer bits than float32 products need: the
             parity policy refuses them wherever its baseline multiplies in float32, so convolutions, which
             vendors' libraries may round as much, keep them.
-        warps_along_rows: whether the warps of products that feed one another must lie along their rows, 16
-            each from the fifth on, since the target's compiler gives wrong addresses to groups of four that
-            share rows.
+        warps_along_rows: whether products run on groups of four warps with 64 rows each, and the target's
+            compiler gives wrong addresses to those that share rows. In attention each group then has rows of
+            its own; in a product of matrices those, or 64 columns of its own: a whole line of the swizzled
+            memory that operands lie in.
         descriptors: whether hardware loads tiles through tensor descriptors.
         product_starts, half_starts, nest_starts: partial points to try first (`Space.starts`), of products
             of float32 and of half precision, and of nests that combine.
@@ -235,7 +237,13 @@ def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Par
         tiles = results / (p["tile_rows"] * p["tile_cols"])
         return bool(p["tile_split"] == 1 or tiles < _TILES_TO_SPLIT * facts.processors)
 
+    def apart(p: Mapping[str, Any]) -> bool:
+        sharing = p["tile_num_warps"] / max(4, p["tile_rows"] // 16)
+        shares = facts.warps_along_rows and p["tile_rows"] >= _GROUP_ROWS and sharing > 1
+        return not shares or bool(p["tile_cols"] / sharing >= _GROUP_COLS)
+
     return parameters, [
+        Constraint(f"groups of four warps that share rows have {_GROUP_COLS} columns each", apart),
         Constraint("the depth is split only where there are few tiles", few_tiles),
         Constraint("the library has no tile to choose", only_generated),
         Constraint(f"operands in flight fit {facts.shared_bytes} bytes of on-chip memory", shared),
