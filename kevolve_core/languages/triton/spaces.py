@@ -6,6 +6,7 @@ launched is never proposed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +55,6 @@ _TILE = 2048  # elements of a tile of short rows; estimated
 _ADDITIONS = 32  # additions of one running float32 sum beyond which it is kept in float64; estimated
 _TILES_TO_SPLIT = 4  # tiles a processor from which it is busy without splitting their depth; `estimated`
 _SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
-_GROUP_ROWS, _GROUP_COLS = 64, 64  # of a product by four warps: see `TritonFacts.warps_along_rows`
 _HELD_PER_THREAD = 96  # elements of a row a thread keeps across walks; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
 
@@ -73,10 +73,8 @@ class TritonFacts:
         coarse: those of them whose operands are rounded to fewer bits than float32 products need: the
             parity policy refuses them wherever its baseline multiplies in float32, so convolutions, which
             vendors' libraries may round as much, keep them.
-        warps_along_rows: whether products run on groups of four warps with 64 rows each, and the target's
-            compiler gives wrong addresses to those that share rows. In attention each group then has rows of
-            its own; in a product of matrices those, or 64 columns of its own: a whole line of the swizzled
-            memory that operands lie in.
+        warps_along_rows: whether the warps of attention must lie along its rows, 16 each from the fifth on,
+            since the target's compiler gets groups of four warps wrong that share rows.
         descriptors: whether hardware loads tiles through tensor descriptors.
         product_starts, half_starts, nest_starts: partial points to try first (`Space.starts`), of products
             of float32 and of half precision, and of nests that combine.
@@ -180,7 +178,7 @@ def schedule_space(step: Step, facts: TritonFacts) -> Space:
     starts: tuple[Mapping[str, Any], ...] = ()
     if isinstance(step, LibraryCall) and is_product(step):
         parameters, constraints = _product_parameters(step, facts)
-        starts = facts.product_starts if _operand_bytes(step) == 4 else facts.half_starts
+        starts = _product_starts(step, facts)
     elif isinstance(step, LoopNest) and tiling_of(step).combines:
         starts = facts.nest_starts
     if nest is not None and isinstance(step, LibraryCall) and step.repeat:
@@ -237,13 +235,7 @@ def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Par
         tiles = results / (p["tile_rows"] * p["tile_cols"])
         return bool(p["tile_split"] == 1 or tiles < _TILES_TO_SPLIT * facts.processors)
 
-    def apart(p: Mapping[str, Any]) -> bool:
-        sharing = p["tile_num_warps"] / max(4, p["tile_rows"] // 16)
-        shares = facts.warps_along_rows and p["tile_rows"] >= _GROUP_ROWS and sharing > 1
-        return not shares or bool(p["tile_cols"] / sharing >= _GROUP_COLS)
-
     return parameters, [
-        Constraint(f"groups of four warps that share rows have {_GROUP_COLS} columns each", apart),
         Constraint("the depth is split only where there are few tiles", few_tiles),
         Constraint("the library has no tile to choose", only_generated),
         Constraint(f"operands in flight fit {facts.shared_bytes} bytes of on-chip memory", shared),
@@ -261,14 +253,28 @@ def _results(call: LibraryCall) -> int:
     return 0
 
 
-def _operand_bytes(call: LibraryCall) -> int:
-    """Bytes of an element of the operands, as far as the epilogue shows it; 4 where nothing does."""
+def _known_bytes(call: LibraryCall) -> int | None:
+    """Bytes of an element of the operands, as far as the epilogue shows it."""
     if call.epilogue is not None:
         for e in call.epilogue.expressions():
             for x in walk(e):
                 if isinstance(x, Load) and x.buffer == call.output:
                     return itemsize(x.dtype)
-    return 4
+    return None
+
+
+def _operand_bytes(call: LibraryCall) -> int:
+    """The same; 4 where nothing shows it."""
+    return _known_bytes(call) or 4
+
+
+def _product_starts(call: LibraryCall, facts: TritonFacts) -> tuple[Mapping[str, Any], ...]:
+    """Starts for the operands' type; for both in turn where nothing shows it."""
+    size = _known_bytes(call)
+    if size is not None:
+        return facts.product_starts if size == 4 else facts.half_starts
+    pairs = itertools.zip_longest(facts.product_starts, facts.half_starts)
+    return tuple(start for pair in pairs for start in pair if start is not None)
 
 
 def _powers(low: int, high: int) -> tuple[int, ...]:

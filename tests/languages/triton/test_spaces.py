@@ -81,16 +81,6 @@ def test_attention_has_no_warps_beyond_its_rows_where_they_would_share_them(
     assert found == (points if legal is None else legal)
 
 
-def test_groups_of_warps_share_rows_of_a_product_only_where_each_has_whole_lines_of_its_columns() -> None:
-    facts = TritonFacts(shared_bytes=227 << 10, warps_along_rows=True)
-    space = space_of(facts, lambda x, y: x @ y, (512, 512), (512, 512))
-    tiles = [(64, 64, 4), (64, 64, 8), (64, 128, 8), (64, 128, 16), (128, 64, 8), (128, 64, 16), (32, 32, 8)]
-    names = ("tile_rows", "tile_cols", "tile_num_warps")
-    points = [{**space.default(), **GENERATED, **dict(zip(names, t, strict=True))} for t in tiles]
-    legal = [t for t, p in zip(tiles, points, strict=True) if space.is_legal(p)]
-    assert legal == [(64, 64, 4), (64, 128, 8), (128, 64, 8), (32, 32, 8)]
-
-
 @pytest.mark.parametrize(
     ("step", "descriptors", "offered"),
     [("product", True, True), ("product", False, False), ("convolution", True, False)],
@@ -137,3 +127,13 @@ def test_starts_are_legal_points_and_each_is_there_once() -> None:
     facts = TritonFacts(nest_starts=({"num_warps": 2}, {"num_warps": 2, "rows": 1 << 20}, {"num_warps": 2}))
     space = space_of(facts, lambda x: F.softmax(x, -1), (1000, 333))
     assert space.started() == [{**space.default(), "num_warps": 2}]
+
+
+def test_a_product_of_unknown_type_begins_as_both_types_do() -> None:
+    facts = TritonFacts(
+        product_starts=({"tile_rows": 16}, {"tile_rows": 32}), half_starts=({"tile_rows": 128},)
+    )
+    plain = space_of(facts, lambda x, y: x @ y, (256, 512), (512, 128))
+    followed = space_of(facts, lambda x, y: (x @ y).relu(), (256, 512), (512, 128))
+    rows = [[start["tile_rows"] for start in space.starts] for space in (plain, followed)]
+    assert rows == [[16, 128, 32], [16, 32]]
