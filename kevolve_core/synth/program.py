@@ -354,13 +354,15 @@ class _Assembler:
                 continue
             if k in inside:
                 call = calls.call(groups[inside[k]])
-                nest = builder.build(group, keep_first=True)
-                if self._tiles(call, nest):
+                nest = builder.epilogue(group)
+                if nest is None:
+                    steps.extend([call, *builder.nests(group)])
+                elif self._tiles(call, nest):
                     steps.append(evolve(call, epilogue=nest))
                 else:
-                    steps.extend([call, nest])
+                    steps.extend([call, builder.after(group, nest)])
                 continue
-            steps.append(builder.build(group))
+            steps.extend(builder.nests(group))
         return steps
 
     def _epilogues(self, fusion: Fusion, groups: Sequence[Group]) -> dict[int, int]:
