@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import attrs
@@ -202,11 +203,12 @@ def f(x, h, w):
         h = torch.tanh(torch.cat((row, h), 1) @ w)
     return h
 """
-    inputs = InputSpec("x", (12, 64, 1024)), InputSpec("h", (64, 256)), InputSpec("w", (1280, 256))
+    inputs = InputSpec("x", (12, 64, 256)), InputSpec("h", (64, 256)), InputSpec("w", (512, 256))
     spec = KernelSpec("unrolled", Reference(source, "f"), (Case("main", inputs),))
     candidate = SynthGenerator(spec, {"triton": TritonRenderer()}, schedule_space, compiler.device).default()
     artifact = compiler.compile(candidate, spec, spec.cases[0], target_of("sm_90a"))
-    told = [facts for name, facts in artifact.facts["kernels"].items() if name.startswith("k_cat")]
-    assert "def k_cat_kernel(x0, x1, cat, at, " in candidate.files["kernel.py"]
-    assert len(artifact.binaries) == 2
-    assert [bool(facts["sass"].get("wide_load_global")) for facts in told] == [True]
+    shared = re.search(r'do_not_specialize=\["at"\]\)\ndef (\w+)', candidate.files["kernel.py"])
+    assert shared is not None
+    found = {name: facts for name, facts in artifact.facts["kernels"].items() if shared[1] in name}
+    assert len(artifact.binaries) <= 3  # the first step reads an input, and the last writes the result
+    assert [bool(facts["sass"].get("wide_load_global")) for facts in found.values()] == [True]
