@@ -98,9 +98,10 @@ def renderers() -> Mapping[str, Renderer]:
 
 
 #: Compute capability of Hopper, from which on hardware loads tiles through tensor descriptors. Its products
-#: run on groups of four warps with 64 rows each. Where two groups shared rows, attention by Triton 3.6 ended in
-#: illegal accesses on an H100 (64 rows and 8 or 16 warps, schemes of several products) or was wrong (128 and
-#: 16). Products of matrices with 8 warps on 64 rows were right in all of 14 schedules, so they are left alone.
+#: run on groups of four warps with 64 rows each. Where two groups shared rows, attention by Triton 3.6 ended
+#: in illegal accesses on an H100 (64 rows and 8 or 16 warps, schemes of several products) or was wrong (128
+#: and 16). Products of matrices with 8 warps on 64 rows were right in all of 14 schedules: they are left
+#: alone.
 _HOPPER = 90
 
 
