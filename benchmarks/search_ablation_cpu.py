@@ -3,18 +3,18 @@
     python benchmarks/search_ablation_cpu.py --kept FILE [--minutes M] [--seeds 10] [--evaluations 16]
         [--json FILE]
 
-1. A space each of softmax and RMS normalisation is measured: schedules that `synth` has for the fused kernel,
-   with fewer choices a tunable (`TRIED`). Every distinct kernel is built, checked and timed once, by the
-   evaluator, as in a search.
-2. Every policy, with memory off, warm and split, searches each space with the loop of a real run, store
+1. A space of softmax and one of RMS normalisation are measured: schedules that `synth` has for the fused
+   kernel, with fewer choices a tunable (`TRIED`). Every distinct kernel is built, checked and timed once, by
+   the evaluator, as in a search.
+2. Every policy, with memory off, warm and split, searches the first space with the loop of a real run, store
    included; an evaluation is the one that was measured. So all are compared on the same measurements and
-   differ by what they propose. Memory is what a random search of as many evaluations found on the other
+   differ by what they propose. Memory is what a random search of as many evaluations found on the second
    space: its best three points, made legal here.
 3. A few searches (`--live`) run with every kernel checked and timed anew, to see whether what the recorded
    measurements say holds for searches that measure for themselves.
 
 The figure of 2 is the fraction of the space's best score (speed-up over the best baseline, in the quick
-timing of a search) after the budget: mean over spaces and seeds, with a 95 % bootstrap interval over seeds;
+timing of a search) after the budget: mean over seeds, with a 95 % bootstrap interval;
 `early` is the same after a quarter of the budget.
 
 With ``--kept FILE`` evaluations and searches are written there as they are made; ``--minutes`` stops the
@@ -273,101 +273,94 @@ def memory_of(mode: str, known: Sequence[Point]) -> Memory:
 
 @define
 class Sweep:
-    """The searches on a pair of spaces, each of which is the other's experience."""
+    """The searches on one space, with experience from another."""
 
-    pair: tuple[Kernels, Kernels]
+    kernels: Kernels
+    related: Kernels
     book: Book
     seeds: int
     evaluations: int
-    practice: dict[tuple[str, int], tuple[Point, ...]] = field(factory=dict)
+    practice: dict[int, tuple[Point, ...]] = field(factory=dict)
 
-    def known(self, kernels: Kernels, seed: int) -> tuple[Point, ...]:
-        """Experience: of the other space."""
-        other = self.pair[1] if kernels is self.pair[0] else self.pair[0]
-        key = (other.spec.name, seed)
-        if key not in self.practice:
-            done = searched(
-                other, Answering(other.spec.name, self.book), "random", seed, self.evaluations, None
-            )
-            self.practice[key] = done.points
-        return self.practice[key]
+    def known(self, seed: int) -> tuple[Point, ...]:
+        """Experience."""
+        if seed not in self.practice:
+            answering = Answering(self.related.spec.name, self.book)
+            done = searched(self.related, answering, "random", seed, self.evaluations, None)
+            self.practice[seed] = done.points
+        return self.practice[seed]
 
-    def best(self, kernels: Kernels) -> float:
-        return max(e.score or 0.0 for e in self.book.of(kernels.spec.name, "space").values())
+    @property
+    def best(self) -> float:
+        return max(e.score or 0.0 for e in self.book.of(self.kernels.spec.name, "space").values())
 
-    def replayed(self, kernels: Kernels, policy: str, mode: str, seed: int) -> Found:
-        memory = memory_of(mode, self.known(kernels, seed))
-        executor = Answering(kernels.spec.name, self.book)
-        return searched(kernels, executor, policy, seed, self.evaluations, memory)
+    def replayed(self, policy: str, mode: str, seed: int) -> Found:
+        memory = memory_of(mode, self.known(seed))
+        answering = Answering(self.kernels.spec.name, self.book)
+        return searched(self.kernels, answering, policy, seed, self.evaluations, memory)
 
     def rows(self, policies: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
         """A row a policy and mode, and what split is over the better of the others."""
         rows, over = [], {}
-        names = [k.spec.name for k in self.pair]
         for policy in policies:
             finals: dict[str, list[float]] = {}
             for mode in MODES:
-                curves = [
-                    [self._curve(kernels, policy, mode, seed) for seed in range(self.seeds)]
-                    for kernels in self.pair
-                ]
-                found = row_of(policy, mode, curves, names)
-                each = {name: [c[-1] for c in own] for name, own in zip(names, curves, strict=True)}
-                rows.append({**found, "by_space": each, "evidence": "measured"})
-                finals[mode] = [statistics.fmean(same) for same in zip(*each.values(), strict=True)]
+                curves = [self._curve(policy, mode, seed) for seed in range(self.seeds)]
+                finals[mode] = [curve[-1] for curve in curves]
+                found = row_of(policy, mode, [curves], [self.kernels.spec.name])
+                rows.append({**found, "by_seed": finals[mode], "evidence": "measured"})
             over[policy] = difference(finals)
-            print(policy, json.dumps(over[policy]), flush=True)
         return rows, over
 
-    def _curve(self, kernels: Kernels, policy: str, mode: str, seed: int) -> list[float]:
-        key = (kernels.spec.name, policy, mode, seed, self.evaluations)
+    def _curve(self, policy: str, mode: str, seed: int) -> list[float]:
+        key = (self.kernels.spec.name, policy, mode, seed, self.evaluations)
         if key not in self.book.curves:
             self.book.check_time()
-            self.book.done(key, self.replayed(kernels, policy, mode, seed).curve)
-        return [score / self.best(kernels) for score in self.book.curves[key]]
+            self.book.done(key, self.replayed(policy, mode, seed).curve)
+        return [score / self.best for score in self.book.curves[key]]
 
     def live(self, policies: Sequence[str], modes: Sequence[str], seeds: int) -> list[dict[str, Any]]:
-        """A row a search on the first space that has every kernel measured anew, beside the same search on
-        the recorded measurements."""
-        kernels = self.pair[0]
-        name = kernels.spec.name
+        """A row a search that has every kernel measured anew, beside the same search on the recorded
+        measurements."""
+        name, where = self.kernels.spec.name, self.kernels.where
         jobs = list(itertools.product(policies, modes, range(seeds)))
-        executor = open_executor("local", kernels.where, kernels.spec, seed=0) if jobs else None
+        # Begun only where there is something to measure: its baselines take most of a minute.
+        executor: Executor | None = None
         rows = []
         try:
             for policy, mode, seed in jobs:
                 by = f"live {policy} {mode} {seed}"
-                if not self.book.of(name, by):
+                if len(self.book.of(name, by)) < self.evaluations:
                     self.book.check_time()
+                    executor = executor or open_executor("local", where, self.kernels.spec, seed=0)
                 answering = Answering(name, self.book, by, executor)
-                memory = memory_of(mode, self.known(kernels, seed))
-                done = searched(kernels, answering, policy, seed, self.evaluations, memory)
-                rows.append(self._beside(kernels, done, policy, mode, seed))
+                memory = memory_of(mode, self.known(seed))
+                done = searched(self.kernels, answering, policy, seed, self.evaluations, memory)
+                rows.append(self._beside(done, policy, mode, seed))
                 print(json.dumps(rows[-1]), flush=True)
         finally:
             if executor is not None:
                 executor.close()
         return rows
 
-    def _beside(self, kernels: Kernels, done: Found, policy: str, mode: str, seed: int) -> dict[str, Any]:
-        table = self.book.of(kernels.spec.name, "space")
-        made = self.book.of(kernels.spec.name, f"live {policy} {mode} {seed}")
+    def _beside(self, done: Found, policy: str, mode: str, seed: int) -> dict[str, Any]:
+        name = self.kernels.spec.name
+        table, made = self.book.of(name, "space"), self.book.of(name, f"live {policy} {mode} {seed}")
         both = [
-            (e.score, table[key].score)
+            (e.score, recorded)
             for key, e in made.items()
-            if e.score is not None and table[key].score is not None
+            if e.score is not None and (recorded := table[key].score) is not None
         ]
-        best = self.best(kernels)
         recorded = (table[done.best].score or 0.0) if done.best else 0.0
         return {
-            "space": kernels.spec.name,
+            "space": name,
             "policy": policy,
             "memory": mode,
             "seed": seed,
             "live_score": done.curve[-1],
             "recorded_score_of_its_kernel": recorded,
-            "of_the_best": recorded / best,
-            "of_the_best_when_replayed": self.replayed(kernels, policy, mode, seed).curve[-1] / best,
+            "of_the_best": recorded / self.best,
+            "of_the_best_when_replayed": self.replayed(policy, mode, seed).curve[-1] / self.best,
             "kernels": len(made),
             "scored_in_both": len(both),
             "rank_correlation": correlation(both),
@@ -424,9 +417,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     specs = HERE / "sessions" / "specs"
-    parser.add_argument(
-        "--specs", type=Path, nargs=2, default=[specs / "softmax.yaml", specs / "rmsnorm.yaml"]
-    )
+    parser.add_argument("--spec", type=Path, default=specs / "softmax.yaml")
+    parser.add_argument("--related", type=Path, default=specs / "rmsnorm.yaml", help="where experience is of")
     parser.add_argument("--policies", nargs="+", default=[*sorted(set(POLICIES) - {"independent"}), "bandit"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, default=16)
@@ -438,25 +430,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
     book = Book(given.kept, time.monotonic() + given.minutes * 60)
-    pair = (Kernels.of(given.specs[0]), Kernels.of(given.specs[1]))
-    sweep = Sweep(pair, book, given.seeds, given.evaluations)
+    pair = (Kernels.of(given.spec), Kernels.of(given.related))
+    sweep = Sweep(*pair, book, given.seeds, given.evaluations)
     try:
         for kernels in pair:
             measure(kernels, book)
-        live = sweep.live(given.live, given.live_modes, given.live_seeds)
         rows, over = sweep.rows(given.policies)
+        report(rows, over)
+        live = sweep.live(given.live, given.live_modes, given.live_seeds)
     except TimeUpError:
         raise SystemExit(
             f"{book.paid} evaluations made; the time is up: run the same command again"
         ) from None
-    rows, over = sweep.rows(given.policies)
-    report(rows, over)
     summary = {
+        "method": "rows: all searches draw from one measurement of each kernel; live: each measured anew",
         "split_against_the_better": {name: verdict(rows, name) for name in given.policies},
         "split_less_the_better": over,
         "seeds": given.seeds,
         "evaluations": given.evaluations,
-        "experience": f"the best {_GENOMES} of a random search of {given.evaluations} on the other space",
+        "experience": f"the best {_GENOMES} of a random search of {given.evaluations} on {pair[1].spec.name}",
         "live": live,
         "command": shown_command("search_ablation_cpu.py", sys.argv[1:]),
         "environment": environment() | {"device": pair[0].where.device.name},
