@@ -378,6 +378,33 @@ def difference(finals: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return {"better": better, "difference": statistics.fmean(each), "low": low, "high": high}
 
 
+def pooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`difference` of the mean over policies."""
+    finals = {
+        mode: [
+            statistics.fmean(same)
+            for same in zip(*(row["by_seed"] for row in rows if row["memory"] == mode), strict=True)
+        ]
+        for mode in MODES
+    }
+    return difference(finals)
+
+
+def repeated(book: Book, spec: str) -> dict[str, Any]:
+    """How far the score of a kernel repeats: live over recorded, of all that were measured again."""
+    table = book.of(spec, "space")
+    again = [made for (name, by), made in book.known.items() if name == spec and by != "space"]
+    both = [
+        (e.score, recorded)
+        for made in again
+        for key, e in made.items()
+        if e.score is not None and (recorded := table[key].score) is not None
+    ]
+    ratios = sorted(a / b for a, b in both)
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else None
+    return {"pairs": len(both), "quartiles": quartiles, "rank_correlation": correlation(both)}
+
+
 def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Spearman's rank correlation; None of fewer than three."""
     if len(pairs) < 3:
@@ -446,10 +473,13 @@ def main() -> None:
         "method": "rows: all searches draw from one measurement of each kernel; live: each measured anew",
         "split_against_the_better": {name: verdict(rows, name) for name in given.policies},
         "split_less_the_better": over,
+        "split_less_the_better_over_policies": pooled(rows),
+        "split_is_lower_for": [name for name, of in over.items() if of["difference"] < 0],
         "seeds": given.seeds,
         "evaluations": given.evaluations,
         "experience": f"the best {_GENOMES} of a random search of {given.evaluations} on {pair[1].spec.name}",
         "live": live,
+        "live_over_recorded": repeated(book, pair[0].spec.name),
         "command": shown_command("search_ablation_cpu.py", sys.argv[1:]),
         "environment": environment() | {"device": pair[0].where.device.name},
     }

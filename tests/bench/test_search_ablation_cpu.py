@@ -50,3 +50,18 @@ def test_time_that_is_up_keeps_what_was_measured(tmp_path: Path) -> None:
     assert again.of("softmax", "space") == {made.candidate_id: made}
     with pytest.raises(ablation.TimeUpError):
         again.check_time()
+
+
+def test_over_policies_split_is_held_against_one_use_of_memory() -> None:
+    rows = [
+        {"memory": mode, "by_seed": by_seed}
+        for mode, of in {
+            "off": ([0.5, 0.5], [0.7, 0.7]),
+            "warm": ([0.4, 0.4], [0.6, 0.6]),
+            "split": ([0.6, 0.6], [0.8, 0.8]),
+        }.items()
+        for by_seed in of
+    ]
+    found = ablation.pooled(rows)
+    assert found["better"] == "off"
+    assert [found["difference"], found["low"], found["high"]] == pytest.approx([0.1, 0.1, 0.1])
