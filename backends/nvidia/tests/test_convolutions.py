@@ -254,12 +254,12 @@ def test_a_strided_convolution_is_left_to_other_languages() -> None:
 def test_an_epilogue_that_reduces_follows_in_triton() -> None:
     spec = spec_of("F.conv2d(x, w).softmax(1)", (2, 16, 34, 34), (32, 16, 3, 3))
     text = generator(spec).default().files["kernel.py"]
-    assert (text.count(" = HopperConvolution("), text.count("    _launch(ready, ")) == (1, 1)
+    assert (text.count(" = HopperConvolution("), "@triton.jit" in text) == (1, True)
 
 
 def test_every_schedule_fits_a_block_and_the_default_is_legal() -> None:
     for image, weight in (
-        ((8, 64, 512, 1024), (128, 64, 3, 3)), ((16, 16, 1024, 1024), (128, 16, 3, 3)),
+        ((8, 64, 512, 1024), (128, 64, 3, 3)), ((8, 16, 1024, 1024), (128, 16, 3, 3)),
         ((8, 64, 512, 256), (128, 64, 5, 7)), ((4, 512, 14, 14), (512, 512, 3, 3)),
         ((4, 32, 24, 48, 48), (64, 32, 11, 11, 11)),
     ):  # fmt: skip
