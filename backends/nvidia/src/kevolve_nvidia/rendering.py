@@ -120,10 +120,13 @@ def schedule_space(step: Step, device: Device, language: str) -> Space:
     from kevolve_core.languages.triton import schedule_space as triton_space
 
     if language == "cute" and isinstance(step, LibraryCall):
+        from kevolve_nvidia.cutedsl.convolution_schedule import convolution_space
         from kevolve_nvidia.cutedsl.schedule import is_matrix_product, product_space
 
         if is_matrix_product(step):
             return product_space(step, device.facts)
+        if (space := convolution_space(step, device.facts)) is not None:
+            return space
     capability = int(device.facts.get("compute_capability", _HOPPER))
     facts = TritonFacts(
         processors=int(device.facts.get("multiprocessors", 132)),
