@@ -231,8 +231,8 @@ PROBLEMS: Mapping[str, Problem] = {
         lambda x, y: x[4:, 8:48] @ y[:, 4:24], _normal((24, 52), (40, 28)), {"descriptors": _TILES}
     ),
     "alike products by descriptors": Problem(
-        lambda x, v, w: torch.relu(torch.relu(torch.relu(x @ v) @ w) @ v), _normal((20, 40), (40, 40), (40, 40)),
-        {"descriptors": _TILES},
+        lambda x, v, w: torch.relu(torch.relu(torch.relu(x @ v) @ w) @ v),
+        _normal((20, 40), (40, 40), (40, 40)), {"descriptors": _TILES},
     ),
     "alike products of parts by descriptors": Problem(
         lambda x, w: torch.relu(x[:, 8:24] @ w[:16]) + torch.relu(x[:, 16:32] @ w[8:24]).exp(),
