@@ -252,7 +252,7 @@ def test_a_strided_convolution_is_left_to_other_languages() -> None:
 
 
 def test_an_epilogue_that_reduces_follows_in_triton() -> None:
-    spec = spec_of("F.conv2d(x, w).softmax(1)", (2, 16, 34, 34), (32, 16, 3, 3))
+    spec = spec_of("F.conv2d(x, w).softmax(1)", (2, 32, 34, 34), (32, 32, 3, 3))
     text = generator(spec).default().files["kernel.py"]
     assert (text.count(" = HopperConvolution("), "@triton.jit" in text) == (1, True)
 
@@ -275,6 +275,13 @@ def test_every_schedule_fits_a_block_and_the_default_is_legal() -> None:
             s = convolution_schedule_of(g, point, 4, 132, bool(last))
             assert (s.shared_bytes(g, 4) <= 227 << 10, s.sums(bool(last)) <= 128) == (True, True)
             assert max(s.walk(g).copied) <= 256
+
+
+def test_few_input_channels_start_with_the_library() -> None:
+    for channels, first in ((16, "library"), (32, "generated")):
+        space = convolution_space(call_of((8, channels, 64, 64), (64, channels, 3, 3)), HOPPER.facts)
+        assert space is not None
+        assert space.default()["implementation"] == first
 
 
 def test_few_filters_have_a_tile_of_their_own() -> None:

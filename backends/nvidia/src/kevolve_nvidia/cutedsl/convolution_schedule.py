@@ -25,6 +25,7 @@ _SUMS_PER_THREAD = (
     128  # of 232 registers; addresses of both operands and of results need the rest; `estimated`
 )
 _LEAST = 16  # channels below which a tile is mostly empty; `estimated`
+_DEEP = 32  # input channels below which storing outweighs computing: the library first; `estimated`
 _MOST_SHARED = 7  # rows of taps that one copy serves: more make the copies too high; `estimated`
 _BOX = 256  # elements of a copy in one dimension (CUDA driver API, cuTensorMapEncodeTiled)
 
@@ -255,7 +256,7 @@ def convolution_space(call: LibraryCall, facts: Mapping[str, Any]) -> Space | No
     if g is None or int(facts.get("compute_capability", _HOPPER)) != _HOPPER:
         return None
     parameters = (
-        Parameter("implementation", ("library", "generated"), "generated"),
+        Parameter("implementation", ("library", "generated"), "generated" if g.taken >= _DEEP else "library"),
         Parameter("tile_channels", (0, 64, 128, 256), 0),
         Parameter("tile_pixels", (0, 64, 128, 256), 0),
         Parameter("tile_width", (0, 8, 16, 32, 64, 128), 0),
@@ -264,7 +265,6 @@ def convolution_space(call: LibraryCall, facts: Mapping[str, Any]) -> Space | No
         Parameter("tile_stages", (0, 2, 3, 4, 6, 8), 0),
         Parameter("tile_cluster", (0, 1, 2), 0),
         Parameter("tile_columns", (0, 1, 2), 0),
-        Parameter("tile_turns", (0, 1, 2), 0),
         *((Parameter("tile_precision", ("tf32",), "tf32"),) if size == 4 else ()),
     )
     own = {p.name: p.default for p in parameters}
