@@ -20,6 +20,7 @@ from kevolve_core.space import Point, Space
 from kevolve_core.synth.channels import CHANNELS_LAST, CONVERTS, LAYOUTS, preferred
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps, stepped
 from kevolve_core.synth.graph import Graph
+from kevolve_core.synth.joins import CAT_IN_PLACE
 from kevolve_core.synth.online_attention import ONLINE_ATTENTION
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
 from kevolve_core.synth.reference import graph_of
@@ -113,7 +114,8 @@ class SynthGenerator:
         target has no tensor library of its own."""
         with self._lock:
             usual = self._usual()
-            partition = evolve(usual, stored=frozenset(self._programs(usual)[0].points))
+            points = frozenset(self._programs(usual)[0].points)
+            partition = evolve(usual, stored=points, in_place=False)
             while cut := frozenset(self._programs(partition)[0].edges) - partition.apart:
                 partition = evolve(partition, apart=partition.apart | cut)
             return self._first(partition, "unfused")
@@ -288,7 +290,7 @@ class SynthGenerator:
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
         return moved_partition(
             partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts(),
-            self._fuses(language, partition),
+            self._fuses(language, partition), bool(first.joined),
         )  # fmt: skip
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
@@ -422,6 +424,8 @@ class SynthGenerator:
             names.pop(CHANNELS_LAST, None)
         if not (partition.attention and any(s.attentions for s in self._programs(partition))):
             names.pop(ONLINE_ATTENTION, None)
+        if not (partition.in_place and any(s.joined for s in self._programs(partition))):
+            names.pop(CAT_IN_PLACE, None)
         return ", ".join(names)
 
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
