@@ -84,7 +84,8 @@ def main() -> int:
           f"{row['seconds']} s; "
           f"{row['reason']}")  # fmt: skip
     if options.json:
-        options.json.write_text(json.dumps({"row": row, "environment": environment()}, indent=1) + "\n")
+        made_on = environment(["triton"]) | {"device": result.device.name}
+        options.json.write_text(json.dumps({"row": row, "environment": made_on}, indent=1) + "\n")
     own = [
         us for name, us in row.get("us", {}).items() if name not in ("eager", "torch.compile", "candidate")
     ]

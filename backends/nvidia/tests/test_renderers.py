@@ -17,6 +17,7 @@ from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
 from kevolve_core.languages.triton import TritonRenderer
 from kevolve_core.model import Candidate
 from kevolve_core.synth import SynthGenerator
+from kevolve_core.synth.program import Partition
 from kevolve_nvidia.architectures import architecture
 from kevolve_nvidia.binary import kernel_facts
 from kevolve_nvidia.compiler import NvidiaCompiler
@@ -223,6 +224,20 @@ def test_attention_is_one_kernel_on_matrix_units(compiler: NvidiaCompiler, dtype
     artifact = compiler.compile(candidate, spec, spec.cases[0], target_of("sm_90a"))
     (facts,) = artifact.facts["kernels"].values()
     assert (facts["sass"]["tensor_hgmma"] > 0, facts["spill_bytes"]) == (True, 0)
+
+
+@pytest.mark.parametrize(("arch", "legal"), [("sm_80", True), ("sm_90a", False), ("sm_100a", True)])
+def test_two_groups_of_warps_share_no_rows_of_attention_on_hopper(arch: str, legal: bool) -> None:
+    call = "F.scaled_dot_product_attention(q, k, v)"
+    source = f"import torch.nn.functional as F\n\n\ndef f(q, k, v):\n    return {call}\n"
+    inputs = tuple(InputSpec(name, (2, 4, 512, 96)) for name in "qkv")
+    spec = KernelSpec("attention", Reference(source, "f"), (Case("main", inputs),))
+    device = compile_only(arch)
+    made = SynthGenerator(spec, {"triton": TritonRenderer()}, schedule_space, device)
+    (step,) = made.programs(Partition(attention=True))[0].steps
+    space = schedule_space(step, device, "triton")
+    shared = {**space.default(), "block_m": 64, "block_n": 16, "num_warps": 8, "num_stages": 1}
+    assert (space.is_legal(space.default()), space.is_legal(shared)) == (True, legal)
 
 
 def test_languages_without_a_kernel_for_attention_are_given_its_parts() -> None:

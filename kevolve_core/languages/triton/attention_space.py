@@ -31,6 +31,9 @@ def attention_space(a: Attention, facts: TritonFacts) -> Space:
     wide = "float32" in (of_scores, of_values)
     default_warps = min(8 if max(depth, width) > (64 if wide else 128) else 4, widest)
 
+    def most_warps(block_m: int) -> int:
+        return max(4, block_m // 16) if facts.warps_along_rows else widest
+
     def shared(p: Mapping[str, Any]) -> float:
         # Queries of float32 lie there as they are and once more divided into what the scheme multiplies.
         queries = p["block_m"] * (2 if of_scores == "float32" else 1)
@@ -45,7 +48,7 @@ def attention_space(a: Attention, facts: TritonFacts) -> Space:
     def start(m: int, n: int, stages: int) -> dict[str, Any]:
         cut = attention_schedule(a, {"block_m": m, "block_n": n})
         sizes = {"block_m": cut.block_m, "block_n": cut.block_n}
-        return {**sizes, "num_warps": default_warps, "num_stages": stages}
+        return {**sizes, "num_warps": min(default_warps, most_warps(cut.block_m)), "num_stages": stages}
 
     def fits(p: Mapping[str, Any]) -> bool:
         return shared(p) <= facts.shared_bytes and registers(p) <= _PER_THREAD
@@ -79,6 +82,10 @@ def attention_space(a: Attention, facts: TritonFacts) -> Space:
             Constraint(
                 f"a thread keeps at most {_PER_THREAD} scores and sums",
                 lambda p: registers(p) <= most_held,
+            ),
+            Constraint(
+                "warps beyond four have 16 rows each: groups of four that share rows read beside them",
+                lambda p: bool(p["num_warps"] <= most_warps(p["block_m"])),
             ),
         ),
         tuple({k: v for k, v in s.items() if k in names} for s in starts),

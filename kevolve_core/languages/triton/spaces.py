@@ -71,6 +71,9 @@ class TritonFacts:
         coarse: those of them whose operands are rounded to fewer bits than float32 products need: the
             parity policy refuses them wherever its baseline multiplies in float32, so convolutions, which
             vendors' libraries may round as much, keep them.
+        warps_along_rows: whether the warps of products that feed one another must lie along their rows, 16
+            each from the fifth on, since the target's compiler gives wrong addresses to groups of four that
+            share rows.
         product_starts, half_starts, nest_starts: partial points to try first (`Space.starts`), of products
             of float32 and of half precision, and of nests that combine.
         attention_starts, half_attention_starts: likewise of attention in float32 and in half precision.
@@ -83,6 +86,7 @@ class TritonFacts:
     float64: bool = True
     precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
     coarse: tuple[str, ...] = ("tf32", "bf16x3")
+    warps_along_rows: bool = False
     product_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     half_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     nest_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)

@@ -22,6 +22,7 @@ def space_of(facts: TritonFacts, function: Callable[..., Any], *shapes: tuple[in
 FACTS = [
     TritonFacts(),
     TritonFacts(processors=132, shared_bytes=227 << 10),
+    TritonFacts(processors=132, shared_bytes=227 << 10, warps_along_rows=True),
     TritonFacts(processors=304, warp_size=64, shared_bytes=64 << 10, precisions=("ieee",)),
     TritonFacts(processors=4, warp_size=32, max_threads=128, shared_bytes=16 << 10, float64=False),
 ]
@@ -66,6 +67,18 @@ def test_tiles_that_do_not_fit_on_chip_memory_are_illegal() -> None:
     space = space_of(TritonFacts(shared_bytes=64 << 10), lambda x, y: x @ y, (512, 512), (512, 512))
     point = {**space.default(), **GENERATED, "tile_rows": 256, "tile_cols": 128, "tile_depth": 64}
     assert "65536 bytes of on-chip memory" in str(space.violated({**point, "tile_num_stages": 4}))
+
+
+@pytest.mark.parametrize(("along_rows", "legal"), [(True, [(64, 4), (128, 4), (128, 8)]), (False, None)])
+def test_attention_has_no_warps_beyond_its_rows_where_they_would_share_them(
+    along_rows: bool, legal: list[tuple[int, int]] | None
+) -> None:
+    facts = TritonFacts(shared_bytes=227 << 10, warps_along_rows=along_rows)
+    space = space_of(facts, F.scaled_dot_product_attention, *[(8, 16, 512, 128)] * 3)
+    small = {**space.default(), "block_n": 16, "num_stages": 1}
+    points = [(rows, warps) for rows in (64, 128) for warps in (4, 8, 16)]
+    found = [x for x in points if space.is_legal({**small, "block_m": x[0], "num_warps": x[1]})]
+    assert found == (points if legal is None else legal)
 
 
 def test_a_persistent_grid_is_offered_only_where_programs_outnumber_processors() -> None:

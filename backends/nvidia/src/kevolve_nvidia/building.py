@@ -53,13 +53,8 @@ class BuildRole:
     def op_build(self, language: str, **arguments: Any) -> tuple[Any, list[Any]]:
         """Build a candidate into ``work``: facts, or ``{"error": {"kind", …}}`` for what is not the worker's
         fault."""
-        builders: Mapping[str, Callable[..., dict[str, Any]]] = {
-            "triton": _triton,
-            "cuda": _cuda,
-            "cute": _cute,
-        }
         try:
-            return builders[language](**arguments), []
+            return (_cuda(**arguments) if language == "cuda" else _recorded(language, **arguments)), []
         except KevolveError as error:
             kind = next((name for cls, name in _KINDS if isinstance(error, cls)), "")
             if not kind:
@@ -105,7 +100,8 @@ def _launch_bounds(ptx: str) -> dict[str, int]:
     return found
 
 
-def _triton(
+def _recorded(
+    language: str,
     files: Mapping[str, str],
     entry: str,
     symbol: str,
@@ -118,31 +114,15 @@ def _triton(
     kernel_bytes: int = 0,
     **_: Any,
 ) -> dict[str, Any]:
-    from kevolve_nvidia.triton_build import build_triton
+    """Languages whose kernels come out of running the host code."""
+    if language == "cute":
+        from kevolve_nvidia.cutedsl.build import build_cute as build
+    else:
+        from kevolve_nvidia.triton_build import build_triton as build
 
     with _Program(files, entry, symbol, fallback_symbol, signature, Path(work)) as make:
         known = BuildCache(Path(kernels), kernel_bytes) if kernels else None
-        return build_triton(make, signature, architecture(arch), properties, Path(work), known)
-
-
-def _cute(
-    files: Mapping[str, str],
-    entry: str,
-    symbol: str,
-    fallback_symbol: str,
-    signature: Mapping[str, Any],
-    arch: str,
-    properties: Mapping[str, Any],
-    work: str,
-    kernels: str = "",
-    kernel_bytes: int = 0,
-    **_: Any,
-) -> dict[str, Any]:
-    from kevolve_nvidia.cutedsl.build import build_cute
-
-    with _Program(files, entry, symbol, fallback_symbol, signature, Path(work)) as make:
-        known = BuildCache(Path(kernels), kernel_bytes) if kernels else None
-        return build_cute(make, signature, architecture(arch), properties, Path(work), known)
+        return build(make, signature, architecture(arch), properties, Path(work), known)
 
 
 class _Program:

@@ -62,7 +62,7 @@ _ATTENTION: tuple[dict[str, Any], ...] = (
     {"block_m": 64, "block_n": 32, "num_warps": 4, "num_stages": 2, "precision": "tf32x3"},
     {"block_m": 128, "block_n": 64, "num_warps": 8, "num_stages": 2, "precision": "bf16x6"},
     {"block_m": 128, "block_n": 32, "num_warps": 8, "num_stages": 2, "precision": "tf32x3"},
-    {"block_m": 64, "block_n": 64, "num_warps": 8, "num_stages": 2, "precision": "tf32x3"},
+    {"block_m": 64, "block_n": 64, "num_warps": 4, "num_stages": 2, "precision": "tf32x3"},
 )
 _HALF_ATTENTION: tuple[dict[str, Any], ...] = (
     {"block_m": 128, "block_n": 64, "num_warps": 8, "num_stages": 3},
@@ -88,6 +88,12 @@ def renderers() -> Mapping[str, Renderer]:
 
         found["cute"] = CuteRenderer()
     return found
+
+
+#: Compute capability of Hopper, whose products run on groups of four warps with 64 rows each. Triton 3.6
+#: gives wrong addresses to groups that share their rows in products that feed one another (its issues 10486,
+#: 10573 and 11366): on an H100, attention in blocks of 64 rows with 8 warps ended in illegal accesses.
+_HOPPER = 90
 
 
 def schedule_space(step: Step, device: Device, language: str) -> Space:
@@ -116,6 +122,7 @@ def schedule_space(step: Step, device: Device, language: str) -> Space:
         shared_bytes=int(device.facts.get("shared_bytes_per_block", 227 << 10)),
         product_starts=_PRODUCTS,
         half_starts=_HALF_PRODUCTS,
+        warps_along_rows=int(device.facts.get("compute_capability", _HOPPER)) == _HOPPER,
         nest_starts=_NESTS,
         attention_starts=_ATTENTION,
         half_attention_starts=_HALF_ATTENTION,
