@@ -10,18 +10,17 @@ from attrs import evolve, frozen
 from kevolve_core.ir import (
     Attention,
     Buffer,
-    LibraryCall,
     Load,
     LoopNest,
     OutputRef,
     Program,
     Single,
-    address,
     affine,
     walk,
 )
 from kevolve_core.synth.calls import CallBuilder, recurs
 from kevolve_core.synth.channels import ChannelsLast
+from kevolve_core.synth.epilogues import followed
 from kevolve_core.synth.fuse import Fusion, Group, operand_bases, tensors
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.inline import LEAVES
@@ -397,7 +396,8 @@ class _Assembler:
                 first = bool(before) and (len(cuts[k]) == 1 or bool(cut.follows))
                 nests.append(builder.build(cut.group, keep_first=first))
                 self.built.append((cut.group, nests[-1]))
-            steps.extend(self._followed(before, nests))
+            results = {x.buffer.name: x.buffer for x in self.layouts.values()} if before else {}
+            steps.extend(followed(before, nests, results))
         return steps
 
     def _cuts(self, fusion: Fusion, groups: Sequence[Group]) -> list[list[Cut]]:
@@ -415,20 +415,6 @@ class _Assembler:
             return self.partition.epilogues and alone
 
         return [self.joins.cuts(fusion, group, self.memory, sole) for group in groups]
-
-    def _followed(self, calls: Sequence[LibraryCall], nests: Sequence[LoopNest]) -> Iterator[Single]:
-        """``calls``, whose results only ``nests`` read, and these: as their epilogues where they can be."""
-        readers = {c.name: [n.name for n in nests if c.output in n.reads()] for c in calls}
-        yield from (c for c in calls if len(readers[c.name]) != 1)
-        for nest in nests:
-            mine = [c for c in calls if readers[c.name] == [nest.name]]
-            yield from mine[1:]
-            touched = {o.buffer for c in mine[:1] for o in c.operands}
-            if mine and touched.isdisjoint(nest.writes()) and self._tiles(mine[0], nest):
-                yield evolve(mine[0], epilogue=nest)
-                continue
-            yield from mine[:1]
-            yield nest
 
     def _epilogues(
         self, fusion: Fusion, groups: Sequence[Group], cuts: Sequence[Sequence[Cut]]
@@ -453,28 +439,6 @@ class _Assembler:
             if readers[0] not in found.values() or any(c.follows == name for c in cuts[readers[0]]):
                 found[k] = readers[0]
         return found
-
-    def _tiles(self, call: LibraryCall, nest: LoopNest) -> bool:
-        """Whether every read of the call's output stays in the row of the nest's first axis."""
-        buffer = self.layouts_by_buffer()[call.output]
-        shape = buffer.shape
-        if not nest.outer or nest.axes[0].extent != shape[0] or buffer.strides is not None:
-            return False
-        row = buffer.size // shape[0]
-        first = nest.axes[0].name
-        for e in nest.expressions():
-            for n in walk(e):
-                if isinstance(n, Load) and n.buffer == call.output:
-                    form = address(n, buffer)
-                    if form is None or form[1].get(first, 0) != row:
-                        return False
-                    rest = form[0] + sum(c * (nest.extent(a) - 1) for a, c in form[1].items() if a != first)
-                    if form[0] < 0 or rest >= row or any(c < 0 for c in form[1].values()):
-                        return False
-        return True
-
-    def layouts_by_buffer(self) -> dict[str, Buffer]:
-        return {x.buffer.name: x.buffer for x in self.layouts.values()}
 
 
 _ROLES = ("input", "param", "constant", "temp", "output")
