@@ -41,6 +41,7 @@ class SynthGenerator:
     Draft 0 is the default point with everything fused; the next are the same with what a backend would choose
     about the whole program (`kevolve_core.interfaces.Programming`), the same in the other order of memory
     (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
+    the same with concatenations copied (where some are put together in place),
     the same with attention in parts (where the language has one kernel for it), the default of every other
     language and the spaces' ``starts``; later drafts sample schedules and
     partitions. Under the ``parity`` policy spaces are without their ``coarse`` choices;
@@ -240,9 +241,10 @@ class SynthGenerator:
 
     def _started(self) -> list[tuple[Genome, str]]:
         """What is tried right after the default: the same with the starts of the choices about the program,
-        where there are any; the same in the other order of memory, where there are two,
-        and with attention in parts, where it is one step; the defaults of the other languages; then every
-        language's first start, second start, and so on. Steps that have fewer keep their default."""
+        where there are any; the same in the other order of memory, where there are two, with concatenations
+        copied, where some are in place, and with attention in parts, where it is one step; the defaults of
+        the other languages; then every language's first start, second start, and so on. Steps that have
+        fewer keep their default."""
         languages = self._languages()
         usual = self._defaults
         others = languages[1:]
@@ -250,6 +252,9 @@ class SynthGenerator:
         if (first := usual[languages[0]]).attention:
             parts = Genome(languages[0], evolve(first, attention=False))
             found.insert(0, (self._with_steps(parts, {}), "attention in parts"))
+        if any(s.joined for s in self._programs(first)):
+            copied = Genome(languages[0], evolve(first, in_place=False))
+            found.insert(0, (self._with_steps(copied, {}), "copies"))
         if self._has_layouts():
             other = Genome(languages[0], _turned(usual[languages[0]]))
             found.insert(0, (self._with_steps(other, {}), "layout"))
