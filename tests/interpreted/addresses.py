@@ -24,6 +24,7 @@ import torch
 import triton
 from attrs import define, field
 from triton.runtime import interpreter
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tests.interpreted.repairs import repair
 
@@ -94,7 +95,7 @@ def inside(found: Found, most: int = 6) -> Iterator[None]:
     kind = type(builder)
     before = kind.create_masked_load, kind.create_masked_store, interpreter.GridExecutor.__call__
 
-    def load(_: Any, pointers: Any, mask: Any, *_rest: Any) -> Any:
+    def load(_: Any, pointers: Any, mask: Any, *_rest: Any, **_how: Any) -> Any:
         memory.look(pointers, mask, "load")
         dtype = pointers.get_element_ty()
         zeros = np.zeros_like(pointers.data, dtype=interpreter._get_np_dtype(dtype))
@@ -130,6 +131,10 @@ def inside(found: Found, most: int = 6) -> Iterator[None]:
 
 
 def _argument(memory: _Memory, name: str, value: Any) -> Any:
+    if isinstance(value, TensorDescriptor):
+        made = interpreter._implicit_cvt(value)
+        made.handle.base = _argument(memory, name, value.base).handle
+        return made
     if not isinstance(value, torch.Tensor):
         return interpreter._implicit_cvt(value)
     kind = triton.language.str_to_ty(triton.runtime.jit.mangle_type(value), None)

@@ -32,6 +32,13 @@ PRODUCTS: Mapping[str, Mapping[str, Any]] = {
     "split": {**_SMALL, "tile_split": 2},
     "promoted": {**_SMALL, "tile_chunk": 2, "tile_precision": "bf16x6"},
 }
+_TILES = {**_SMALL, "tile_loads": "descriptors"}
+DESCRIPTORS: Mapping[str, Mapping[str, Any]] = {
+    "descriptors": {"implementation": "generated", "tile_loads": "descriptors"},
+    "persistent": {**_TILES, "tile_programs": 3},
+    "split": {**_TILES, "tile_split": 2},
+    "promoted": {**_TILES, "tile_chunk": 2, "tile_precision": "bf16x6"},
+}
 
 
 @frozen
@@ -198,6 +205,28 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "matmul in bfloat16": Problem(
         lambda x, y: (x @ y).relu(), _normal((20, 40), (40, 17), dtype=torch.bfloat16), PRODUCTS
+    ),
+    "ragged tiles by descriptors": Problem(
+        lambda x, y, b: F.relu(x @ y + b), _normal((37, 52), (52, 20), (20,)), DESCRIPTORS
+    ),
+    "transposed tiles by descriptors": Problem(
+        lambda x, y: (x.t() @ y.t()).relu(), _normal((52, 36), (24, 52)), DESCRIPTORS
+    ),
+    "one operand by descriptors": Problem(lambda x, y: x @ y, _normal((37, 51), (51, 20)), DESCRIPTORS),
+    "batched tiles by descriptors": Problem(
+        lambda x, y: (x @ y.mT).relu(), _normal((3, 20, 40), (3, 19, 40), dtype=torch.bfloat16), DESCRIPTORS
+    ),
+    "tiles of one matrix for a batch": Problem(
+        lambda x, y: torch.bmm(x, y.expand(3, 40, 24)).relu(), _normal((3, 20, 40), (1, 40, 24)),
+        {"descriptors": _TILES},
+    ),
+    "tiles of a part of a matrix": Problem(
+        lambda x, y: x[4:, 8:48] @ y[:, 4:24], _normal((24, 52), (40, 28)), {"descriptors": _TILES}
+    ),
+    "tiles at odd addresses": Problem(
+        lambda x, y: x @ y,
+        lambda: [torch.randn(1 + m * n)[1:].reshape(m, n) for m, n in ((20, 40), (40, 24))],
+        {"descriptors": _TILES},
     ),
     "convolution": _module(lambda: torch.nn.Conv2d(3, 8, 3, padding=1, stride=2), 2, 3, 9, 11),
     "grouped convolution and what follows": _module(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from attrs import evolve
 
 from kevolve_core.bundle.export import export
@@ -13,8 +14,9 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.evaluate.rules import check_candidate
 from kevolve_core.interfaces import Proposal
 from kevolve_core.ir import Axis, LibraryCall, LoopNest, Operand
+from kevolve_core.isolate.entry import EntryModules
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
-from kevolve_core.languages.triton import TritonRenderer
+from kevolve_core.languages.triton import Launch, TritonRenderer, TritonTarget, compile_launch, record
 from kevolve_core.model import Candidate
 from kevolve_core.synth import SynthGenerator
 from kevolve_core.synth.program import Partition
@@ -224,6 +226,53 @@ def test_attention_is_one_kernel_on_matrix_units(compiler: NvidiaCompiler, dtype
     artifact = compiler.compile(candidate, spec, spec.cases[0], target_of("sm_90a"))
     (facts,) = artifact.facts["kernels"].values()
     assert (facts["sass"]["tensor_hgmma"] > 0, facts["spill_bytes"]) == (True, 0)
+
+
+def launch_of(
+    spec: KernelSpec, arch: str, point: Mapping[str, Any], folder: Path
+) -> tuple[Launch, frozenset[str]]:
+    """The only launch of a product at ``point``, and what its space offers on ``arch``."""
+    device, renderer = compile_only(arch), TritonRenderer()
+    programs = SynthGenerator(spec, {"triton": renderer}, schedule_space, device).programs()
+    (step,) = programs[0].steps
+    (folder / "kernel.py").write_text(renderer.render(spec, programs, {step.name: point}).files["kernel.py"])
+    target = TritonTarget("cuda", architecture(arch).capability)
+    inputs = [
+        torch.empty(i.shape, dtype=getattr(torch, i.dtype), device="meta") for i in spec.cases[0].inputs
+    ]
+    modules = EntryModules()
+    try:
+        (launch,) = record(modules.load(folder, "kernel.py").f, inputs, target=target)
+    finally:
+        modules.reset()
+    return launch, frozenset(p.name for p in schedule_space(step, device, "triton").parameters)
+
+
+@pytest.mark.parametrize("arch", ["sm_90a", "sm_100a"])
+@pytest.mark.parametrize(
+    ("name", "shapes", "dtype", "more"),
+    [
+        ("mm", ((200, 128), (128, 264)), "bfloat16", {"tile_programs": 4}),
+        ("mm", ((200, 128), (128, 264)), "float32", {"tile_precision": "tf32x3"}),
+        ("bmm", ((3, 200, 128), (3, 128, 264)), "float32", {"tile_precision": "bf16x6", "tile_chunk": 2}),
+    ],
+)
+def test_descriptors_of_products_are_copied_by_tma(
+    arch: str, name: str, shapes: tuple[tuple[int, ...], ...], dtype: str, more: Mapping[str, Any],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    point = {"implementation": "generated", "tile_loads": "descriptors", "tile_num_stages": 3, **more}
+    launch, offered = launch_of(spec_of(name, *shapes, dtype=dtype), arch, point, tmp_path)
+    ptx = compile_launch(launch).asm["ptx"]
+    assert "tile_loads" in offered
+    assert "cp.async.bulk.tensor" in ptx
+    assert "ld.global" not in ptx
+
+
+def test_descriptors_are_not_offered_where_hardware_does_not_read_them(tmp_path: Path) -> None:
+    spec = spec_of("mm", (64, 64), (64, 64))
+    _, offered = launch_of(spec, "sm_80", {"implementation": "generated"}, tmp_path)
+    assert "tile_loads" not in offered
 
 
 @pytest.mark.parametrize(("arch", "legal"), [("sm_80", True), ("sm_90a", False), ("sm_100a", True)])

@@ -84,7 +84,7 @@ def attention_space(a: Attention, facts: TritonFacts) -> Space:
                 lambda p: registers(p) <= most_held,
             ),
             Constraint(
-                "warps beyond four have 16 rows each: groups of four that share rows read beside them",
+                "warps beyond four have 16 rows each: groups that share rows compile wrongly here",
                 lambda p: bool(p["num_warps"] <= most_warps(p["block_m"])),
             ),
         ),

@@ -6,6 +6,7 @@ launched is never proposed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from kevolve_core.ir import (
 )
 from kevolve_core.languages.triton.attention_space import attention_space
 from kevolve_core.languages.triton.render.contraction import is_product
+from kevolve_core.languages.triton.render.descriptors import described
 from kevolve_core.languages.triton.render.nest import without_first
 from kevolve_core.languages.triton.render.product import ProductSchedule
 from kevolve_core.languages.triton.render.schedule import NestSchedule
@@ -71,9 +73,9 @@ class TritonFacts:
         coarse: those of them whose operands are rounded to fewer bits than float32 products need: the
             parity policy refuses them wherever its baseline multiplies in float32, so convolutions, which
             vendors' libraries may round as much, keep them.
-        warps_along_rows: whether the warps of products that feed one another must lie along their rows, 16
-            each from the fifth on, since the target's compiler gives wrong addresses to groups of four that
-            share rows.
+        warps_along_rows: whether the warps of attention must lie along its rows, 16 each from the fifth on,
+            since the target's compiler gets groups of four warps wrong that share rows.
+        descriptors: whether hardware loads tiles through tensor descriptors.
         product_starts, half_starts, nest_starts: partial points to try first (`Space.starts`), of products
             of float32 and of half precision, and of nests that combine.
         attention_starts, half_attention_starts: likewise of attention in float32 and in half precision.
@@ -87,6 +89,7 @@ class TritonFacts:
     precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
     coarse: tuple[str, ...] = ("tf32", "bf16x3")
     warps_along_rows: bool = False
+    descriptors: bool = False
     product_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     half_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     nest_starts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
@@ -175,7 +178,7 @@ def schedule_space(step: Step, facts: TritonFacts) -> Space:
     starts: tuple[Mapping[str, Any], ...] = ()
     if isinstance(step, LibraryCall) and is_product(step):
         parameters, constraints = _product_parameters(step, facts)
-        starts = facts.product_starts if _operand_bytes(step) == 4 else facts.half_starts
+        starts = _product_starts(step, facts)
     elif isinstance(step, LoopNest) and tiling_of(step).combines:
         starts = facts.nest_starts
     if nest is not None and isinstance(step, LibraryCall) and step.repeat:
@@ -208,6 +211,9 @@ def _product_parameters(call: LibraryCall, facts: TritonFacts) -> tuple[list[Par
         coarse = () if "convolution" in call.op else facts.coarse
         parameters.append(Parameter("tile_precision", facts.precisions, facts.precisions[0], coarse))
         parameters.append(Parameter("tile_chunk", (0, 2, 4, 8, 16), 0))
+    matrices = () if "convolution" in call.op or not facts.descriptors else call.operands
+    if any(described(o, size, tile.rows, tile.cols) is not None for o in matrices):
+        parameters.append(Parameter("tile_loads", ("pointers", "descriptors"), "pointers"))
     defaults = {p.name: p.default for p in parameters}
     lanes = facts.warp_size
     results = _results(call)
@@ -247,14 +253,28 @@ def _results(call: LibraryCall) -> int:
     return 0
 
 
-def _operand_bytes(call: LibraryCall) -> int:
-    """Bytes of an element of the operands, as far as the epilogue shows it; 4 where nothing does."""
+def _known_bytes(call: LibraryCall) -> int | None:
+    """Bytes of an element of the operands, as far as the epilogue shows it."""
     if call.epilogue is not None:
         for e in call.epilogue.expressions():
             for x in walk(e):
                 if isinstance(x, Load) and x.buffer == call.output:
                     return itemsize(x.dtype)
-    return 4
+    return None
+
+
+def _operand_bytes(call: LibraryCall) -> int:
+    """The same; 4 where nothing shows it."""
+    return _known_bytes(call) or 4
+
+
+def _product_starts(call: LibraryCall, facts: TritonFacts) -> tuple[Mapping[str, Any], ...]:
+    """Starts for the operands' type; for both in turn where nothing shows it."""
+    size = _known_bytes(call)
+    if size is not None:
+        return facts.product_starts if size == 4 else facts.half_starts
+    pairs = itertools.zip_longest(facts.product_starts, facts.half_starts)
+    return tuple(start for pair in pairs for start in pair if start is not None)
 
 
 def _powers(low: int, high: int) -> tuple[int, ...]:

@@ -24,20 +24,34 @@ ROOT = Path(__file__).parents[3]
 SHAPE = (70000, 500, 96)  # more than 2^31 elements; tails along every axis of a tile
 
 
+def product_by_descriptors() -> str:
+    """A batch of products, whose operands are loaded through tensor descriptors."""
+    tensors = [torch.empty(SHAPE, device="meta"), torch.empty((SHAPE[0], SHAPE[2], 68), device="meta")]
+    program = synthesise(simplified(capture(torch.bmm, tensors, keep=TABLE)), "main").program
+    point = {"implementation": "generated", "tile_loads": "descriptors", "tile_depth": 64}
+    spec = KernelSpec("test", Reference("", "f"), (Case("main"),))
+    return TritonRenderer().render(spec, [program], {s.name: point for s in program.steps}).files["kernel.py"]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, int]:
-    """Accesses beside a tensor, of attention as it is generated, and with what keeps it right taken out."""
+    """Accesses beside a tensor, of attention and a product as they are generated, and with what keeps them
+    right taken out."""
     tensors = [torch.empty(SHAPE, device="meta") for _ in range(3)]
     graph = simplified(capture(lambda q, k, v: attend(q, k, v, is_causal=True), tensors, keep=TABLE))
     program = synthesise(graph, "main", Partition(attention=True)).program
     spec = KernelSpec("test", Reference("", "f"), (Case("main"),))
     points = {s.name: {"block_m": 64, "block_n": 128} for s in program.steps}
     text = TritonRenderer().render(spec, [program], points).files["kernel.py"]
+    product = product_by_descriptors()
     assert "tl.dot" in text
+    assert "[70000, 500, 96]" in product
     sources = {
         "generated": text,
         "narrow": text.replace(".to(tl.int64)", ""),
         "unmasked": re.sub(r", mask=[\w &]+(, other=0\.0)?\)", ")", text),
+        "product": product,
+        "longer": product.replace("[70000, 500, 96]", "[70000, 512, 96]"),
     }
     folder = tmp_path_factory.mktemp("addresses")
     for name, source in sources.items():
@@ -52,12 +66,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, int]:
     return {name: int(count) for name, count in lines}
 
 
-def test_attention_stays_within_its_tensors(found: Mapping[str, int]) -> None:
-    assert found["generated"] == 0
+@pytest.mark.parametrize("kernel", ["generated", "product"])
+def test_kernels_stay_within_their_tensors(found: Mapping[str, int], kernel: str) -> None:
+    assert found[kernel] == 0
 
 
-@pytest.mark.parametrize("fault", ["narrow", "unmasked"])
-def test_an_offset_that_overflows_and_a_tail_without_a_mask_are_seen(
+@pytest.mark.parametrize("fault", ["narrow", "unmasked", "longer"])
+def test_overflow_a_tail_without_a_mask_and_a_descriptor_of_too_many_rows_are_seen(
     found: Mapping[str, int], fault: str
 ) -> None:
     assert found[fault] > 0

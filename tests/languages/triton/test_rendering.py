@@ -58,6 +58,16 @@ EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Ma
         ((2, 8, 1000, 96), (2, 2, 1000, 96), (2, 2, 1000, 96)),
         {},
     ),
+    "descriptors": (
+        lambda x, w, b: F.gelu(x @ w.t() + b),
+        ((500, 384), (256, 384), (256,)),
+        {**GENERATED, "tile_loads": "descriptors"},
+    ),
+    "descriptors_of_a_batch": (
+        lambda x, y: (x.mT @ y).relu(),
+        ((3, 64, 100), (3, 64, 81)),
+        {**GENERATED, "tile_loads": "descriptors", "tile_programs": 8},
+    ),
     "split_depth": (lambda x, y: x @ y, ((64, 8192), (8192, 64)), {**GENERATED, "tile_split": 8}),
 }
 
@@ -116,6 +126,39 @@ def test_a_generated_product_declares_no_library_call() -> None:
     program = program_of(lambda x, y: (x @ y).relu(), (64, 64), (64, 64))
     assert rendered(program).libraries == ("aten::mm",)
     assert rendered(program, GENERATED).libraries == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "dtype", "loads"),
+    [
+        pytest.param(torch.mm, ((64, 64), (64, 64)), torch.float32, 2, id="plain matrices"),
+        pytest.param(torch.mm, ((64, 62), (62, 64)), torch.float32, 1, id="rows of 248 bytes"),
+        pytest.param(torch.mm, ((64, 68), (68, 64)), torch.float16, 1, id="rows of 136 bytes"),
+        pytest.param(lambda x, y: x[1:, 3:67] @ y, ((64, 68), (64, 64)), torch.float32, 1, id="offset"),
+        pytest.param(lambda x, y: x[:, ::2] @ y, ((64, 128), (64, 64)), torch.float32, 1, id="a step of two"),
+        pytest.param(torch.bmm, ((3, 5, 20), (3, 20, 8)), torch.float32, 2, id="a batch"),
+        pytest.param(
+            lambda x, w: F.conv2d(x, w), ((2, 64, 8, 8), (64, 64, 1, 1)), torch.float32, 0, id="convolution"
+        ),
+    ],
+)  # fmt: skip
+def test_descriptors_load_what_hardware_can_address(
+    function: Callable[..., Any], shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, loads: int
+) -> None:
+    inputs = [torch.zeros(s, dtype=dtype) for s in shapes]
+    program = synthesise(simplified(capture(function, inputs, keep=TABLE)), "main").program
+    text = rendered(program, {**GENERATED, "tile_loads": "descriptors"}).files["kernel.py"]
+    assert (text.count("_tiles.load(["), text.count(", _described(")) == (loads, loads)
+    assert ("TensorDescriptor" in text) == bool(loads)
+
+
+def test_coordinates_of_descriptors_have_32_bits_where_addresses_have_64() -> None:
+    with FakeTensorMode():
+        program = program_of(torch.bmm, (4, 65536, 16384), (4, 16384, 64))
+    point = {**GENERATED, "tile_loads": "descriptors", "tile_split": 16}
+    text = rendered(program, point).files["kernel.py"]
+    assert "_tiles.load([batch.to(tl.int32), row_start, start])" in text
+    assert "for start in range(part.to(tl.int32) * 1024, stop, DEPTH):" in text
 
 
 def test_attention_is_one_kernel_and_no_library_call() -> None:

@@ -22,7 +22,7 @@ def space_of(facts: TritonFacts, function: Callable[..., Any], *shapes: tuple[in
 FACTS = [
     TritonFacts(),
     TritonFacts(processors=132, shared_bytes=227 << 10),
-    TritonFacts(processors=132, shared_bytes=227 << 10, warps_along_rows=True),
+    TritonFacts(processors=132, shared_bytes=227 << 10, warps_along_rows=True, descriptors=True),
     TritonFacts(processors=304, warp_size=64, shared_bytes=64 << 10, precisions=("ieee",)),
     TritonFacts(processors=4, warp_size=32, max_threads=128, shared_bytes=16 << 10, float64=False),
 ]
@@ -81,6 +81,17 @@ def test_attention_has_no_warps_beyond_its_rows_where_they_would_share_them(
     assert found == (points if legal is None else legal)
 
 
+@pytest.mark.parametrize(
+    ("step", "descriptors", "offered"),
+    [("product", True, True), ("product", False, False), ("convolution", True, False)],
+)
+def test_descriptors_are_offered_to_matrix_products_where_hardware_has_them(
+    step: str, descriptors: bool, offered: bool
+) -> None:
+    space = space_of(TritonFacts(descriptors=descriptors), *_flat(step))
+    assert ("tile_loads" in {p.name for p in space.parameters}) == offered
+
+
 def test_a_persistent_grid_is_offered_only_where_programs_outnumber_processors() -> None:
     names = {p.name for p in space_of(TritonFacts(processors=64), lambda x: x.sum(-1), (32, 100)).parameters}
     assert "programs" not in names
@@ -116,3 +127,13 @@ def test_starts_are_legal_points_and_each_is_there_once() -> None:
     facts = TritonFacts(nest_starts=({"num_warps": 2}, {"num_warps": 2, "rows": 1 << 20}, {"num_warps": 2}))
     space = space_of(facts, lambda x: F.softmax(x, -1), (1000, 333))
     assert space.started() == [{**space.default(), "num_warps": 2}]
+
+
+def test_a_product_of_unknown_type_begins_as_both_types_do() -> None:
+    facts = TritonFacts(
+        product_starts=({"tile_rows": 16}, {"tile_rows": 32}), half_starts=({"tile_rows": 128},)
+    )
+    plain = space_of(facts, lambda x, y: x @ y, (256, 512), (512, 128))
+    followed = space_of(facts, lambda x, y: (x @ y).relu(), (256, 512), (512, 128))
+    rows = [[start["tile_rows"] for start in space.starts] for space in (plain, followed)]
+    assert rows == [[16, 128, 32], [16, 32]]

@@ -22,6 +22,7 @@ from typing import Any
 
 from kevolve_core.errors import KevolveError, UnsupportedError
 from kevolve_nvidia.driver import api, checked
+from kevolve_nvidia.tensor_maps import TensorMap, tensor_map
 
 __all__ = ["TRITON_FOLDER", "ArtifactCache", "activate", "deactivate", "kept_in", "warm"]
 
@@ -209,37 +210,9 @@ class _Utilities:
             checked(f"{shared} bytes of shared memory", driver.cuFuncSetAttribute(function, opt_in, shared))
         return module, function, int(registers), int(local) // 4, int(threads)
 
-    def fill_tma_descriptor(
-        self,
-        address: int,
-        swizzle: int,
-        element_bytes: int,
-        element_type: int,
-        block: Sequence[int],
-        shape: Sequence[int],
-        strides: Sequence[int],
-        padding: int,
-    ) -> Any:
-        """A tensor map, as Triton's C helper of this name makes it: dimensions innermost first."""
-        driver = api()
-        rank = len(shape)
-        fill = "NAN_REQUEST_ZERO_FMA" if padding else "NONE"
-        return checked(
-            "a tensor map",
-            driver.cuTensorMapEncodeTiled(
-                driver.CUtensorMapDataType(element_type),
-                rank,
-                address,
-                [driver.cuuint64_t(int(n)) for n in reversed(shape)],
-                [driver.cuuint64_t(int(s) * element_bytes) for s in reversed(strides[:-1])],
-                [driver.cuuint32_t(int(n)) for n in reversed(block)],
-                [driver.cuuint32_t(1)] * rank,
-                driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-                driver.CUtensorMapSwizzle(swizzle),
-                driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                getattr(driver.CUtensorMapFloatOOBfill, f"CU_TENSOR_MAP_FLOAT_OOB_FILL_{fill}"),
-            ),
-        )
+    def fill_tma_descriptor(self, *layout: Any) -> TensorMap:
+        """As Triton's C helper of this name; see `kevolve_nvidia.tensor_maps.tensor_map`."""
+        return tensor_map(*layout)
 
 
 class _Launcher:
@@ -416,10 +389,9 @@ def _descriptor(value: Any, metadata: Mapping[str, Any] | None, values: list[Any
         types += [ctypes.c_void_p, *[ctypes.c_int64] * (2 * len(shape)), ctypes.c_int8]
     else:
         from triton.backends.nvidia.driver import TMA_DTYPE_DEVICE_TO_HOST
-        from triton.runtime import driver
 
         wide = [*shape[:-1], 2 * shape[-1]] if metadata["fp4_padded"] else shape
-        made = driver.active.utils.fill_tma_descriptor(
+        made = tensor_map(
             value.base.data_ptr(), metadata["swizzle"], metadata["elem_size"],
             TMA_DTYPE_DEVICE_TO_HOST[metadata["elem_type"]], metadata["block_size"], wide, strides, padding,
         )  # fmt: skip

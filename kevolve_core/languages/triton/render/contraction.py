@@ -48,6 +48,7 @@ class Contraction:
         output: buffer of the call's result.
         added: what is added to every sum (a convolution's bias), or None.
         valid: which points of batch, rows and cols the output has; None for all.
+        matrices: both operands as they are, where the call is a matrix product.
     """
 
     batch: tuple[Axis, ...]
@@ -60,6 +61,7 @@ class Contraction:
     output: str
     added: Load | None = None
     valid: Expr | None = None
+    matrices: tuple[Operand, Operand] | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -116,7 +118,7 @@ def _product(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction:
         (axes["b"],), (axes["m"],), (axes["n"],), (axes["k"],),
         _at(a, dtype, (*lead, Index("m"), Index("k")), ix),
         _at(b, dtype, (*lead, Index("k"), Index("n")), ix),
-        flat, call.output,
+        flat, call.output, matrices=(a, b),
     )  # fmt: skip
 
 

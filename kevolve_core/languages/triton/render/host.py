@@ -13,12 +13,15 @@ from attrs import define, field, frozen
 
 from kevolve_core.ir import Buffer, LibraryCall, Operand, Program
 from kevolve_core.languages.hostcode import aliases, call_text, literal, result_text, view_text
+from kevolve_core.languages.triton.render.descriptors import Described
 from kevolve_core.languages.triton.render.nest import Kernel
 
 __all__ = ["LAUNCH", "LAUNCH_NAMES", "Launch", "case_text", "constants_text"]
 
 #: Names that `LAUNCH` defines or imports.
-LAUNCH_NAMES = ("functools", "operator", "_COMPILED", "_ready", "_launch", "ready")
+LAUNCH_NAMES = (
+    "functools", "operator", "_COMPILED", "_ready", "_launch", "ready", "TensorDescriptor", "_described",
+)  # fmt: skip
 #: How kernels are launched. `CompiledKernel.__getitem__` is Triton's own way past the look at every argument
 #: that takes most of a launch; what it was compiled for must then still hold.
 LAUNCH = '''
@@ -135,7 +138,9 @@ class _Case:
             self.lines += [f"{variables} = _all_laid_out(", f"    ({variables}),", f"    {strides},", ")"]
 
     def _touched(self, launch: Launch) -> set[str]:
-        found = {*launch.buffers, *(launch.kernel.buffers if launch.kernel is not None else ())}
+        found = set(launch.buffers)
+        if launch.kernel is not None:
+            found |= {*launch.kernel.buffers, *(d.buffer for d in launch.kernel.descriptors)}
         if launch.call is not None:
             found |= {o.buffer for o in launch.call.operands} | {launch.call.output, *launch.call.outputs}
         return found - {""}
@@ -198,6 +203,7 @@ class _Case:
             lines += self._call(call)
         if kernel is not None and kernel.grid:
             arguments = [self.names[b] for b in kernel.buffers] + (["step"] if kernel.step else [])
+            arguments += [self._described(d) for d in kernel.descriptors]
             arguments += [f"{k}={v}" for k, v in {**kernel.constexprs, **kernel.options}.items()]
             head = f"ready, {self.number}, {kernel.name}, {kernel.grid}"
             lines.append(f"_launch({', '.join([head, *arguments])})")
@@ -207,6 +213,13 @@ class _Case:
         if call is not None and call.repeat:
             lines = [f"for step in range({call.repeat}):", *(f"    {line}" for line in lines)]
         self.lines += lines
+
+    def _described(self, d: Described) -> str:
+        name = self.names[d.buffer]
+        if d.offset:
+            place = f"{d.offset} + {name}.storage_offset()"
+            name = f"{name}.as_strided({literal(d.shape)}, {literal(d.strides)}, {place})"
+        return f"_described({name}, {list(d.shape)}, {list(d.strides)}, {list(d.block)})"
 
     def _moving(self, call: LibraryCall, operand: Operand) -> str:
         """An operand of a recurrence at time ``step``."""

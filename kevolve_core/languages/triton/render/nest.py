@@ -19,6 +19,7 @@ from kevolve_core.ir import (
     Statement,
     Store,
 )  # fmt: skip
+from kevolve_core.languages.triton.render.descriptors import Described
 from kevolve_core.languages.triton.render.passes import Walks
 from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.schedule import NestSchedule
@@ -42,6 +43,7 @@ class Kernel:
         options: launch options.
         helpers: helper functions it calls.
         step: whether it takes the number of the step of a recurrence after its buffers.
+        descriptors: arguments after the buffers: tiles of other buffers.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Kernel:
     options: Mapping[str, int]
     helpers: tuple[str, ...] = ()
     step: bool = False
+    descriptors: tuple[Described, ...] = ()
 
 
 def parameters(nest: LoopNest) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ from kevolve_core.ir import (
     Statement,
     Store,
     Var,
+    itemsize,
 )
 from kevolve_core.languages.triton.render.contraction import Contraction, fused_nest, plain_nest
+from kevolve_core.languages.triton.render.descriptors import Described, described
 from kevolve_core.languages.triton.render.nest import Kernel
 from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.scope import Scope, Text
@@ -35,8 +37,8 @@ __all__ = ["ProductSchedule", "print_product", "product_schedule", "split_steps"
 
 
 #: Variables of every kernel of a contraction.
-_WORDS = ("acc", "batch", "block", "chunk", "depth", "depth_mask", "first", "height", "part", "partial",
-          "stop", "tile")  # fmt: skip
+_WORDS = ("acc", "batch", "block", "chunk", "col_start", "depth", "depth_mask", "first", "height", "part",
+          "partial", "row_start", "stop", "tile")  # fmt: skip
 
 
 @frozen
@@ -52,6 +54,8 @@ class ProductSchedule:
         precision: how float32 operands are multiplied: ``ieee``, ``tf32``, ``tf32x3``, ``bf16x3`` or
             ``bf16x6``.
         chunk: steps of the depth after which a partial sum is added to the running one; 0 for never.
+        loads: how tiles of operands are loaded: by ``pointers``, or through ``descriptors`` where an operand
+            is a matrix that has one.
     """
 
     rows: int = 64
@@ -64,6 +68,7 @@ class ProductSchedule:
     split: int = 1
     precision: str = "ieee"
     chunk: int = 0
+    loads: str = "pointers"
 
 
 def product_schedule(c: Contraction, point: Mapping[str, Any]) -> ProductSchedule:
@@ -132,10 +137,13 @@ def print_product(
     batch, m, n, k = c.sizes
     added = c.added if c.added is not None and s.split == 1 else None
     extra = {added.buffer} if added is not None else set()
-    reads = sorted({c.left.buffer, c.right.buffer, *extra, *(nest.reads() - {c.output})})
+    maps = _maps(c, s, buffers)
+    sides = {x.buffer for x, d in zip((c.left, c.right), maps, strict=True) if d is None}
+    reads = sorted({*sides, *extra, *(nest.reads() - {c.output})})
     writes = nest.writes()
     arguments = (*(b for b in reads if b not in writes), *writes)
     variables = Names([*taken, *(names[b] for b in arguments), *_WORDS])
+    tiles_of = tuple(variables.fresh(f"{names[d.buffer]}_tiles") if d is not None else "" for d in maps)
     flat = dict(buffers)
     for load in (c.left, c.right, *((added,) if added is not None else ())):
         b = buffers[load.buffer]
@@ -159,9 +167,10 @@ def print_product(
         frozenset("R"), row_mask, 2, scalars=scalars,
     )  # fmt: skip
     body = Scope()
-    _place(body, c, s, left.wide or right.wide or end.wide)
+    wide = left.wide or right.wide or end.wide
+    starts = _place(body, c, s, wide, any(tiles_of))
     body.lines.append("acc = tl.zeros([ROWS, COLS], tl.float32)")
-    _depth_loop(body, c, s, left, right, k)
+    _depth_loop(body, c, s, _Operands(left, right, maps, tiles_of, starts, wide), k)
     end.frame = Frame(c.cols, "col", col_mask)
     if added is not None:
         bias = side(added, c.cols, "col", col_mask)
@@ -181,7 +190,8 @@ def print_product(
         header = f"for block in range(tl.program_id(0), {tiles}, {s.programs}):"
         lines = [header, *(f"    {x}" for x in lines)]
     constexprs = {"ROWS": s.rows, "COLS": s.cols, "DEPTH": s.depth}
-    parameters = [*(names[b] for b in arguments), *(f"{x}: tl.constexpr" for x in constexprs)]
+    parameters = [*(names[b] for b in arguments), *filter(None, tiles_of)]
+    parameters += [f"{x}: tl.constexpr" for x in constexprs]
     followed = f", then {', '.join(dict.fromkeys(nest.covers))}" if nest.covers else ""
     size = f"{batch} x {m} x {n} x {k}" if batch > 1 else f"{m} x {n} x {k}"
     comment = f"# contraction: {', '.join(dict.fromkeys(covers)) or nest.name}, {size}{followed}"
@@ -192,11 +202,38 @@ def print_product(
     return Kernel(
         function, text, arguments, constexprs, s.programs if persistent else tiles,
         {"num_warps": s.num_warps, "num_stages": s.num_stages}, tuple(end.helpers),
+        descriptors=tuple(d for d in maps if d is not None),
     )  # fmt: skip
 
 
-def _place(body: Scope, c: Contraction, s: ProductSchedule, wide: bool) -> None:
-    """Which tile a program computes: groups of row tiles walk their columns together."""
+@frozen
+class _Operands:
+    """What loads tiles of both operands: printers of pointers' loads, and descriptors with their variables,
+    where there are any. ``starts`` are the tile's first row and column, ``wide`` says that other indices
+    have 64 bits."""
+
+    left: Printer
+    right: Printer
+    maps: tuple[Described | None, Described | None]
+    variables: tuple[str, ...]
+    starts: tuple[str, str]
+    wide: bool
+
+
+def _maps(
+    c: Contraction, s: ProductSchedule, buffers: Mapping[str, Buffer]
+) -> tuple[Described | None, Described | None]:
+    """The descriptors of both operands, as far as the schedule asks for them and layouts allow it."""
+    if s.loads != "descriptors" or c.matrices is None:
+        return None, None
+    left, right = c.matrices
+    size = itemsize(buffers[left.buffer].dtype)
+    return described(left, size, s.rows, s.depth), described(right, size, s.depth, s.cols)
+
+
+def _place(body: Scope, c: Contraction, s: ProductSchedule, wide: bool, tiled: bool) -> tuple[str, str]:
+    """Which tile a program computes: groups of row tiles walk their columns together. Gives the tile's first
+    row and column, in 32 bits; with ``tiled`` as variables."""
     batch, m, n, _ = c.sizes
     row_tiles, col_tiles = -(-m // s.rows), -(-n // s.cols)
     lines = body.lines
@@ -221,39 +258,58 @@ def _place(body: Scope, c: Contraction, s: ProductSchedule, wide: bool) -> None:
         down = f"(first + tile % {group * col_tiles} % height)"
         across = f"(tile % {group * col_tiles} // height)"
 
-    def start(at: str, size: str) -> str:
-        return "" if at == "0" else f"({at}) * {size} + " if not at.startswith("(") else f"{at} * {size} + "
+    def start(at: str, size: str, name: str) -> str:
+        if at == "0":
+            return at
+        source = f"{at} * {size}" if at.startswith("(") else f"({at}) * {size}"
+        if not tiled:
+            return source
+        lines.append(f"{name} = {source}")
+        return name
 
-    row = f"{start(down, 'ROWS')}tl.arange(0, ROWS)[:, None]"
-    col = f"{start(across, 'COLS')}tl.arange(0, COLS)[None, :]"
+    def over(start: str, positions: str) -> str:
+        return positions if start == "0" else f"{start} + {positions}"
+
+    starts = start(down, "ROWS", "row_start"), start(across, "COLS", "col_start")
+    row = over(starts[0], "tl.arange(0, ROWS)[:, None]")
+    col = over(starts[1], "tl.arange(0, COLS)[None, :]")
     lines += [f"row = {long(row)}", f"col = {long(col)}"]
     if m % s.rows:
         lines.append(f"row_mask = row < {m}")
     if n % s.cols:
         lines.append(f"col_mask = col < {n}")
+    return starts
 
 
-def _depth_loop(
-    body: Scope, c: Contraction, s: ProductSchedule, left: Printer, right: Printer, k: int
-) -> None:
+def _depth_loop(body: Scope, c: Contraction, s: ProductSchedule, o: _Operands, k: int) -> None:
     """Walk the depth, a tile of both operands a step."""
     step = Scope(body)
     length = -(-k // s.split // s.depth) * s.depth
     even = s.split > 1 and length * s.split == k
     masked = bool(k % s.depth) or (s.split > 1 and not even)
-    step.lines.append("depth = start + tl.arange(0, DEPTH)")
-    if masked:
+    if None in o.maps:
+        step.lines.append("depth = start + tl.arange(0, DEPTH)")
+    if masked and None in o.maps:
         step.lines.append(f"depth_mask = depth < {'stop' if s.split > 1 else k}")
-    one = _side(step, c.left, left, c.depth, "[None, :]", masked, "[ROWS, DEPTH]")
-    other = _side(step, c.right, right, c.depth, "[:, None]", masked, "[DEPTH, COLS]")
+    batch = "batch.to(tl.int32)" if o.wide else "batch"
+    (top, side), (left, right), (a, b) = o.starts, o.maps, o.variables
+    if left is None:
+        one = _side(step, c.left, o.left, c.depth, "[None, :]", masked, "[ROWS, DEPTH]")
+    else:
+        one = left.load(a, batch, top, "start", ("ROWS", "DEPTH"))
+    if right is None:
+        other = _side(step, c.right, o.right, c.depth, "[:, None]", masked, "[DEPTH, COLS]")
+    else:
+        other = right.load(b, batch, "start", side, ("DEPTH", "COLS"))
     options = f', input_precision="{s.precision}"' if c.left.dtype == "float32" else ""
     into = "partial" if s.chunk else "acc"
     step.lines.append(f"{into} = tl.dot({one}, {other}, {into}{options})")
     first, stop = "0", str(k)
     if s.split > 1:
-        end = f"part * {length} + {length}"
+        part = "part.to(tl.int32)" if o.wide and o.maps != (None, None) else "part"
+        end = f"{part} * {length} + {length}"
         body.lines.append(f"stop = {end if even else f'min({end}, {k})'}")
-        first, stop = f"part * {length}", "stop"
+        first, stop = f"{part} * {length}", "stop"
     if not s.chunk:
         body.block(f"for start in range({first}, {stop}, DEPTH):", step)
         return

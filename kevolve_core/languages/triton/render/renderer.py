@@ -32,6 +32,7 @@ from kevolve_core.languages.hostcode import (
     dispatch_text,
 )
 from kevolve_core.languages.triton.render.attention import attention_schedule, print_attention
+from kevolve_core.languages.triton.render.descriptors import DESCRIBED, DESCRIBED_IMPORT
 from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
 from kevolve_core.languages.triton.render.host import LAUNCH, LAUNCH_NAMES, Launch, case_text, constants_text
 from kevolve_core.languages.triton.render.nest import Kernel, print_nest, without_first
@@ -152,6 +153,7 @@ class TritonRenderer:
             + ("import functools\nimport operator\n\n" if kernels else "")
             + "import torch"
             + ("\nimport triton\nimport triton.language as tl" if kernels else "")
+            + (f"\n{DESCRIBED_IMPORT}" if any(k.descriptors for k in kernels) else "")
             + "".join(f"\n{line}" for line in dict.fromkeys(i for x, _ in foreign for i in x.imports))
             + (f"\n{REPLAY_IMPORT}" if replay else ""),
             constants_text(programs, names),
@@ -160,6 +162,7 @@ class TritonRenderer:
             *helper_texts(h for k in kernels for h in k.helpers),
             *(k.text for k in kernels),
             LAUNCH if kernels else "",
+            DESCRIBED if any(k.descriptors for k in kernels) else "",
             LAID_OUT if any("_laid_out(" in c for c in cases) else "",
             ALL_LAID_OUT if any("_all_laid_out(" in c for c in cases) else "",
             *cases,
