@@ -40,7 +40,7 @@ from kevolve_core.model import Candidate
 from kevolve_core.serial import to_plain
 from kevolve_core.spec import load_spec
 
-OPERATORS = ("map_id", "row_cumsum", "row_top8", "transpose_copy")
+OPERATORS = ("dilate", "hamming", "map_id", "row_top8")
 HERE = Path(__file__).parent
 
 

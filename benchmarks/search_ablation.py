@@ -92,14 +92,14 @@ def recorded_rows(
     for name in names:
         for mode in MODES:
             of = [one.name for one in every if mode == "off" or one.name in related]
-            rows.append(_row(name, mode, [found[space, name, mode] for space in of], of))
+            rows.append(row_of(name, mode, [found[space, name, mode] for space in of], of))
             if mode == "off" and set(of) - related:  # comparable with the other modes
                 of = sorted(related)
-                rows.append(_row(name, "off, related", [found[space, name, mode] for space in of], of))
+                rows.append(row_of(name, "off, related", [found[space, name, mode] for space in of], of))
     return rows
 
 
-def _row(
+def row_of(
     name: str, mode: str, curves: Sequence[Sequence[Sequence[float]]], of: Sequence[str]
 ) -> dict[str, Any]:
     def at(share: float) -> tuple[float, tuple[float, float]]:

@@ -194,7 +194,8 @@ def _expressions(s: Statement) -> tuple[Expr, ...]:
 def _span(
     s: Statement, spans: Mapping[str, frozenset[str]], known: dict[Expr, frozenset[str]]
 ) -> frozenset[str]:
-    return frozenset[str]().union(*(_axes_under(e, spans, known) for e in _expressions(s)))
+    own = (s.axis,) if isinstance(s, Scan) else ()  # a running value moves, even where what it takes does not
+    return frozenset(own).union(*(_axes_under(e, spans, known) for e in _expressions(s)))
 
 
 def _axes_under(

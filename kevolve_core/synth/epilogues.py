@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from kevolve_core.ir import Buffer, LibraryCall, Load, LoopNest, Single, address, walk
 
-__all__ = ["followed"]
+__all__ = ["Part", "followed"]
+
+
+@frozen
+class Part:
+    """The ``nests`` of a group, or of a part of one; where it ``follows``, the one that may be an epilogue,
+    and ``after``, what stands in its place where it cannot."""
+
+    nests: tuple[LoopNest, ...]
+    follows: bool
+    after: Callable[[LoopNest], LoopNest]
 
 
 def followed(
-    calls: Sequence[LibraryCall], nests: Sequence[LoopNest], buffers: Mapping[str, Buffer]
+    calls: Sequence[LibraryCall], parts: Sequence[Part], buffers: Mapping[str, Buffer]
 ) -> Iterator[Single]:
-    """``calls``, whose results only ``nests`` read, and these, in order: a nest that alone reads the result
-    of a call is its epilogue where it can be."""
-    readers = {c.name: [n.name for n in nests if c.output in n.reads()] for c in calls}
+    """``calls``, whose results only ``parts`` read, and the nests of these, in order: a nest that alone reads
+    the result of a call is its epilogue where it can be."""
+    readers = {
+        c.name: [k for k, p in enumerate(parts) if any(c.output in n.reads() for n in p.nests)] for c in calls
+    }
     yield from (c for c in calls if len(readers[c.name]) != 1)
-    for nest in nests:
-        mine = [c for c in calls if readers[c.name] == [nest.name]]
+    for k, part in enumerate(parts):
+        mine = [c for c in calls if readers[c.name] == [k]]
         yield from mine[1:]
         touched = {o.buffer for c in mine[:1] for o in c.operands}
-        if mine and touched.isdisjoint(nest.writes()) and _tiles(mine[0], nest, buffers[mine[0].output]):
-            yield evolve(mine[0], epilogue=nest)
-            continue
-        yield from mine[:1]
-        yield nest
+        for nest in part.nests if part.follows else ():
+            apart = touched.isdisjoint(nest.writes())
+            if mine and apart and _tiles(mine[0], nest, buffers[mine[0].output]):
+                yield evolve(mine[0], epilogue=nest)
+            else:
+                yield from mine[:1]
+                yield part.after(nest)
+        if not part.follows:
+            yield from mine[:1]
+            yield from part.nests
 
 
 def _tiles(call: LibraryCall, nest: LoopNest, buffer: Buffer) -> bool:

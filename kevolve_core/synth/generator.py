@@ -17,6 +17,7 @@ from kevolve_core.ir import Attention, LibraryCall, Program, Step
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device, Origin
 from kevolve_core.space import Point, Space
+from kevolve_core.synth.alike import leaders
 from kevolve_core.synth.channels import CHANNELS_LAST, CONVERTS, LAYOUTS, preferred
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps, stepped
 from kevolve_core.synth.graph import Graph
@@ -83,6 +84,7 @@ class SynthGenerator:
         self._defaults: dict[str, Partition] = {}  # of the languages that are offered
         self._synthesised: dict[Partition, tuple[Synthesised, ...]] = {}
         self._spaces: dict[tuple[Partition, str], dict[str, Space]] = {}
+        self._firsts: dict[tuple[Partition, bool], Mapping[str, str]] = {}
         self._lock = threading.Lock()
 
     # --- what callers may ask -------------------------------------------------------------------------------
@@ -288,7 +290,8 @@ class SynthGenerator:
             note = "partition"
         spaces = self._spaces_of(partition, parent.language)
         moves = 0 if partition != parent.partition else min(6, strength + (rng.random() < 0.3))
-        return Genome(parent.language, partition, moved_steps(parent.steps, spaces, rng, moves)), note
+        known = parent.steps if partition == parent.partition else self._everyones(parent)
+        return Genome(parent.language, partition, moved_steps(known, spaces, rng, moves)), note
 
     def _moved(self, partition: Partition, language: str, rng: random.Random) -> Partition:
         first = self._programs(partition)[0]
@@ -362,12 +365,27 @@ class SynthGenerator:
                 found.setdefault(step.name, step)
         return found
 
+    def _leaders(self, partition: Partition, language: str) -> Mapping[str, str]:
+        """Of each step, the one whose schedule it has: see `kevolve_core.synth.alike.leaders`."""
+        key = (partition, isinstance(self._renderers[language], Fusing))
+        if key not in self._firsts:
+            self._firsts[key] = leaders(self._shown(partition, language))
+        return self._firsts[key]
+
+    def _everyones(self, genome: Genome) -> dict[str, Point]:
+        """The schedules of ``genome``, those of steps that share one included."""
+        first = self._leaders(genome.partition, genome.language)
+        shared = {n: genome.steps[by] for n, by in first.items() if by in genome.steps}
+        return {**shared, **genome.steps}
+
     def _spaces_of(self, partition: Partition, language: str) -> dict[str, Space]:
         key = (partition, language)
         if key not in self._spaces:
+            first = self._leaders(partition, language)
             spaces = {
                 name: self._space_of(step, self._device, language)
                 for name, step in self._steps(partition, language).items()
+                if first[name] == name
             }
             renderer = self._renderers[language]
             if isinstance(renderer, Programming):
@@ -402,18 +420,21 @@ class SynthGenerator:
             choices = [x for p in choices for x in (evolve(p, attention=True), p)]
         refusals: list[str] = []
         for partition in choices:
-            why = self._refusal(language, self._shown(partition, language))
+            why = self._refusal(language, partition)
             if not why:
                 self._defaults[language] = partition
                 return ""
             refusals.append(f"{language}: {why}")
         return refusals[0]
 
-    def _refusal(self, language: str, programs: Sequence[Program]) -> str:
-        """The first step that ``language`` cannot print, or why it declines ``programs``; empty for none."""
-        renderer = self._renderers[language]
+    def _refusal(self, language: str, partition: Partition) -> str:
+        """The first step that ``language`` cannot print, or why it declines the programs; empty for none."""
+        renderer, programs = self._renderers[language], self._shown(partition, language)
+        first = self._leaders(partition, language)
         for program in programs:
             for step in program.steps:
+                if first[step.name] != step.name:
+                    continue
                 if isinstance(step, Attention) and isinstance(renderer, Fusing):
                     reason = renderer.fuses(step)
                 else:
@@ -436,7 +457,7 @@ class SynthGenerator:
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:
         programs = self._shown(genome.partition, genome.language)
         renderer = self._renderers[genome.language]
-        candidate = renderer.render(self._spec, programs, dict(genome.steps))
+        candidate = renderer.render(self._spec, programs, self._everyones(genome))
         notes = {"move": note, "rewrites": self._rewrites(genome.partition)}
         return evolve(
             candidate,

@@ -225,6 +225,13 @@ class Indexer:
         out: Expr
         if isinstance(e, Index):
             out = by.get(e.axis, e)
+        elif isinstance(e, Op) and e.name == "where":
+            test = self.substitute(e.args[0], by, memo)
+            if isinstance(test, Const):  # the other side is not even looked at: there may be hundreds
+                out = self.substitute(e.args[1] if test.value else e.args[2], by, memo)
+            else:
+                sides = (self.substitute(a, by, memo) for a in e.args[1:])
+                out = Op("where", (test, *sides), e.dtype)
         elif isinstance(e, Op):
             out = self.op(e.name, tuple(self.substitute(a, by, memo) for a in e.args), e.dtype)
         elif isinstance(e, Load):

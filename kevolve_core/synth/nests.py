@@ -13,7 +13,7 @@ from kevolve_core.synth.index import ZERO, Indexer, delinearised, integer, linea
 from kevolve_core.synth.inline import Inliner
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def
-from kevolve_core.synth.segments import Segments, breaks, chosen, placed
+from kevolve_core.synth.segments import MOST, Segments, breaks, chosen, divided, placed
 from kevolve_core.synth.statements import (
     anchor,
     map_linear,
@@ -42,14 +42,51 @@ class NestBuilder:
     def ix(self) -> Indexer:
         return self.fusion.ix
 
-    def build(self, group: Group, keep_first: bool = False) -> LoopNest:
-        """The nest of ``group``. With ``keep_first`` the slowest loop is not merged with others (an epilogue
-        runs tile by tile along it)."""
+    def nests(self, group: Group) -> list[LoopNest]:
+        """The nest of ``group``; several where its loops are cut into many segments."""
+        order, places = self._order(group)
+        segments = self._segments(group, order)
+        parts: list[Segments | None] = [None] if segments is None else [*divided(segments)]
+        return [self._nest(group, order, places, part, self._name(group)) for part in parts]
+
+    def epilogue(self, group: Group) -> LoopNest | None:
+        """The nest of ``group``, whose slowest loop is not merged with others: an epilogue runs tile by tile
+        along it. None where that loop is put together from many segments."""
+        order, places = self._order(group)
+        segments = self._segments(group, order)
+        if segments is not None and segments.axis == order[0] and segments.count > MOST:
+            return None
+        segments = self._segments(group, order[1:])
+        few = segments if segments is None or segments.count <= MOST else None
+        return self._nest(group, order, places, few, self._name(group), keep_first=True)
+
+    def after(self, group: Group, nest: LoopNest) -> LoopNest:
+        """What stands in place of ``nest``, the `epilogue` that ``group`` cannot be, after the call: itself,
+        unless its slowest loop is put together from segments."""
+        order, places = self._order(group)
+        segments = self._segments(group, order)
+        if segments is None or segments.axis != order[0]:
+            return nest
+        return self._nest(group, order, places, segments, nest.name)
+
+    def _order(self, group: Group) -> tuple[list[str], dict[str, int]]:
+        """The loops, slowest first, and the places of those that are in the order of memory."""
         order = [a for a in self._axis_order(group) if a not in group.shift or self.ix.extents[a] > 1]
-        places: dict[str, int] = {}
         if (moved := self._by_memory(group, order)) is not None:
-            order, places = moved, {a: k for k, a in enumerate(moved)}
-        segments = self._segments(group, order[1:] if keep_first else order)
+            return moved, {a: k for k, a in enumerate(moved)}
+        return order, {}
+
+    def _nest(
+        self,
+        group: Group,
+        order: list[str],
+        places: Mapping[str, int],
+        segments: Segments | None,
+        name: str,
+        keep_first: bool = False,
+    ) -> LoopNest:
+        """The nest ``name`` of ``group`` over its ``segments``. With ``keep_first`` the slowest loop is not
+        merged with others."""
         if segments is None:
             body, covers = self._body(group, places)
         else:
@@ -69,7 +106,7 @@ class NestBuilder:
         final = {a: f"i{k}" for k, a in enumerate(outer)} | {a: f"j{k}" for k, a in enumerate(inner)}
         axes = tuple(Axis(final[a], self.ix.extents[a]) for a in (*outer, *inner))
         body = [renamed(s, final) for s in body]
-        nest = LoopNest(self._name(group), axes, len(outer), tuple(body), covers, anchor(body))
+        nest = LoopNest(name, axes, len(outer), tuple(body), covers, anchor(body))
         nest.validate()
         return nest
 
@@ -152,7 +189,8 @@ class NestBuilder:
         """Where a member is evaluated: at ``axes``, or once a segment that they walk."""
         if segments is None or not any(Index(segments.axis) in walk(a) for a in axes):
             return [axes]
-        parts = [placed(self.ix, segments, k, within) for k in range(segments.count)]
+        numbers = range(segments.first, segments.first + segments.count)
+        parts = [placed(self.ix, segments, k, within) for k in numbers]
         return [tuple(self.ix.substitute(a, by) for a in axes) for by in parts]
 
     def _combine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import evolve, frozen
@@ -20,7 +21,7 @@ from kevolve_core.ir import (
 )
 from kevolve_core.synth.calls import CallBuilder, recurs
 from kevolve_core.synth.channels import ChannelsLast
-from kevolve_core.synth.epilogues import followed
+from kevolve_core.synth.epilogues import Part, followed
 from kevolve_core.synth.fuse import Fusion, Group, operand_bases, tensors
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.inline import LEAVES
@@ -391,13 +392,15 @@ class _Assembler:
                     steps.append(calls.call(group))
                 continue
             before = [calls.call(groups[g]) for g in inside.get(k, ())]
-            nests: list[LoopNest] = []
+            parts: list[Part] = []
             for cut in cuts[k]:
                 first = bool(before) and (len(cuts[k]) == 1 or bool(cut.follows))
-                nests.append(builder.build(cut.group, keep_first=first))
-                self.built.append((cut.group, nests[-1]))
+                epilogue = builder.epilogue(cut.group) if first else None
+                nests = builder.nests(cut.group) if epilogue is None else [epilogue]
+                parts.append(Part(tuple(nests), epilogue is not None, partial(builder.after, cut.group)))
+                self.built += [(cut.group, nest) for nest in nests]
             results = {x.buffer.name: x.buffer for x in self.layouts.values()} if before else {}
-            steps.extend(followed(before, nests, results))
+            steps.extend(followed(before, parts, results))
         return steps
 
     def _cuts(self, fusion: Fusion, groups: Sequence[Group]) -> list[list[Cut]]:

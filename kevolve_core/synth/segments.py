@@ -10,26 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kevolve_core.ir import Const, Expr, Index, Load, Op, walk
 from kevolve_core.synth.index import Indexer, linear
 from kevolve_core.synth.lower import Def
 
-__all__ = ["Segments", "breaks", "chosen", "placed"]
+__all__ = ["MOST", "Segments", "breaks", "chosen", "divided", "placed"]
 
 #: A segment of the fastest axis holds at least a vector of the widest lanes; more copies of a body than
-#: `MOST`, or than twice the regimes there are, cost more than the conditions. Estimated.
-NARROWEST, WIDE, MOST = 16, 4, 64
+#: `MOST` in a nest, or than twice the regimes there are, cost more than the conditions. `MANY` segments are
+#: divided among several nests. Estimated.
+NARROWEST, WIDE, MOST, MANY = 16, 4, 64, 1024
 
 
 @frozen
 class Segments:
-    """``axis`` is walked as ``count`` segments of ``size``, one copy of the body each."""
+    """``axis`` is walked as ``count`` segments of ``size``, from number ``first`` on, one copy of the body
+    each."""
 
     axis: str
     size: int
     count: int
+    first: int = 0
 
 
 def breaks(
@@ -72,7 +75,8 @@ def _flip(e: Op, axis: str) -> int | None:
 
 
 def chosen(ix: Indexer, order: Sequence[str], breaks_of: Mapping[str, frozenset[int]]) -> Segments | None:
-    """The axis of ``order`` (slowest first) to walk in segments, if that pays for one: fewest copies."""
+    """The axis of ``order`` (slowest first) to walk in segments, if that pays for one: fewest copies.
+    Where there are more than `MOST`, they are to be `divided`."""
     found: list[Segments] = []
     for axis in order:
         extent = ix.extents[axis]
@@ -82,10 +86,17 @@ def chosen(ix: Indexer, order: Sequence[str], breaks_of: Mapping[str, frozenset[
         size = math.gcd(extent, *inside)
         count = extent // size
         fastest = axis == order[-1]
-        fits = size >= NARROWEST and count <= WIDE if fastest else count <= MOST
+        fits = size >= NARROWEST and count <= WIDE if fastest else count <= MANY
         if fits and count <= 2 * (len(inside) + 1):
             found.append(Segments(axis, size, count))
     return min(found, key=lambda s: s.count, default=None)
+
+
+def divided(segments: Segments) -> list[Segments]:
+    """``segments`` in parts of at most `MOST`, as equal as they can be."""
+    each = -(-segments.count // -(-segments.count // MOST))
+    starts = range(0, segments.count, each)
+    return [evolve(segments, first=k, count=min(each, segments.count - k)) for k in starts]
 
 
 def placed(ix: Indexer, segments: Segments, part: int, within: str) -> Mapping[str, Expr]:

@@ -76,6 +76,28 @@ def _unary(function: Callable[..., Any], low: float = -3.0, high: float = 3.0) -
     return Problem(function, lambda: [torch.empty(4, 97).uniform_(low, high)], {"default": {}})
 
 
+class _Unrolled(torch.nn.Module):
+    """A recurrence as a loop of Python's: its steps are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inside, self.out = torch.nn.Linear(11, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        found = []
+        for row in x:
+            h = torch.tanh(self.inside(torch.cat((row, h), 1)))
+            found.append(self.out(h))
+        return torch.stack(found)
+
+
+def _both_ways(x: torch.Tensor) -> torch.Tensor:
+    """Steps that read at two places, which move apart, by distances that no vector divides."""
+    n = x.shape[0]
+    return torch.cat([torch.softmax(x[t] + x[n - 1 - t].sum(), 0) for t in range(n)])
+
+
 class _Lstm(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -223,6 +245,14 @@ PROBLEMS: Mapping[str, Problem] = {
     "tiles of a part of a matrix": Problem(
         lambda x, y: x[4:, 8:48] @ y[:, 4:24], _normal((24, 52), (40, 28)), {"descriptors": _TILES}
     ),
+    "alike products by descriptors": Problem(
+        lambda x, v, w: torch.relu(torch.relu(torch.relu(x @ v) @ w) @ v), _normal((20, 40), (40, 40), (40, 40)),
+        {"descriptors": _TILES},
+    ),
+    "alike products of parts by descriptors": Problem(
+        lambda x, w: torch.relu(x[:, 8:24] @ w[:16]) + torch.relu(x[:, 16:32] @ w[8:24]).exp(),
+        _normal((20, 40), (40, 24)), {"descriptors": _TILES},
+    ),
     "tiles at odd addresses": Problem(
         lambda x, y: x @ y,
         lambda: [torch.randn(1 + m * n)[1:].reshape(m, n) for m, n in ((20, 40), (40, 24))],
@@ -260,6 +290,15 @@ PROBLEMS: Mapping[str, Problem] = {
         ),
         2, 2, 3, 4, 5,
     ),
+    "a loop of equal steps": Problem(
+        _Unrolled(), lambda: [torch.randn(6, 3, 3), torch.randn(3, 8)], {**PRODUCTS, "looped": LOOPED}
+    ),
+    "a scan of what does not move along it": Problem(lambda x: torch.vander(x, 21), _normal((7,))),
+    "few sums of terms that cancel": Problem(
+        lambda x, y: F.kl_div(x * 100, y, reduction="batchmean"),
+        lambda: [torch.randn(7, 33), torch.empty(7, 33).uniform_(0.01, 1.0)],
+    ),
+    "steps that read from both ends": Problem(_both_ways, _normal((5, 37))),
     "a recurrence": Problem(_recurrent, lambda: [torch.randn(2, 5, 6)], {"default": {}}),
     "depthwise convolution": _module(lambda: torch.nn.Conv2d(6, 6, 3, groups=6), 2, 6, 9, 11),
     "exp": _unary(torch.exp, -80.0, 80.0),

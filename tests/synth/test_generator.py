@@ -438,3 +438,55 @@ def test_a_language_that_declines_one_order_of_memory_starts_from_the_other() ->
     genomes = [g for c in drafts if (g := Genome.parsed(c.genome)) is not None]
     found = [(g.language, g.partition.channels_last) for g in genomes]
     assert found == [("text", True), ("text", False), ("other", False)]
+
+
+UNROLLED = KernelSpec(
+    "f",
+    Reference(
+        """
+import torch
+
+def f(x, h, w):
+    for row in x:
+        h = torch.tanh(torch.cat((row, h), 1) @ w)
+    return h
+""",
+        "f",
+    ),
+    (Case("a", (InputSpec("x", (6, 3, 4)), InputSpec("h", (3, 5)), InputSpec("w", (9, 5)))),),
+)
+
+
+def unrolled() -> SynthGenerator:
+    return SynthGenerator(UNROLLED, {"text": Printer()}, space, DEVICE)
+
+
+def test_steps_that_are_alike_have_one_point_and_a_renderer_gets_it_for_each() -> None:
+    made = unrolled()
+    candidate = made.default()
+    steps = [s.name for s in made.programs()[0].steps]
+    points = Genome.parsed(candidate.genome)
+    assert points is not None
+    assert len(points.steps) < len(steps) / 2
+    shown = candidate.files["kernel.py"].rpartition("\n")[2]
+    assert all(f"('{name}', " in shown for name in steps)
+
+
+def test_a_step_that_is_cut_off_from_its_like_keeps_the_point_they_shared() -> None:
+    made = unrolled()
+    parent = evolve(made.default(), genome=_with_point(made.default(), {"tile": 8, "unroll": 2}))
+    names = {s.name for s in made.programs()[0].steps}
+    seen = set()
+    for sequence in range(60):
+        context = evolve(proposal(sequence, "mutate", parent), spec=UNROLLED)
+        for child in made.propose_now(context, 1):
+            genome = Genome.parsed(child.genome)
+            assert genome is not None
+            if child.origin.notes["move"] == "partition" and genome.partition != Partition():
+                seen |= {tuple(p.values()) for name, p in genome.steps.items() if name in names}
+    assert seen == {(8, 2)}
+
+
+def _with_point(candidate: Candidate, point: Point) -> dict[str, Any]:
+    plain = dict(candidate.genome)
+    return {**plain, "steps": {name: dict(point) for name in plain["steps"]}}

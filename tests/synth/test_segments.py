@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kevolve_core.ir import Expr, Load, LoopNest, Op, Program, walk
+from kevolve_core.ir import Expr, Load, LoopNest, Op, Program, Store, walk
 from kevolve_core.synth.genome import Genome
 from kevolve_core.synth.program import Partition
 
@@ -95,3 +95,19 @@ def test_a_recurrence_of_hundreds_of_steps_is_not_inlined_into_itself(check: Cal
 
     generator = torch.Generator().manual_seed(0)
     check(long, [torch.randn(150, 4, generator=generator), torch.randn(150, 4, generator=generator)])
+
+
+def test_a_stack_of_many_parts_is_several_nests_that_are_alike(check: Callable[..., Program]) -> None:
+    """100 parts are two times 50 stores, none of them under a condition."""
+
+    def stacked(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.mm(x, y) + k for k in range(100)])
+
+    program = check(stacked, [X[0, 0], X[0, 0].t().contiguous()])
+    nests = [n for n in program.nests() if "out0" in n.writes() or len(n.body) > 1]
+    assert [sum(isinstance(s, Store) for s in n.body) for n in nests] == [50, 50]
+    assert not any(isinstance(e, Op) and e.name == "where" for n in nests for e in _parts(n))
+
+
+def _parts(nest: LoopNest) -> list[Expr]:
+    return [e for root in nest.expressions() for e in walk(root)]

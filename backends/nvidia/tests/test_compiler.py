@@ -1,13 +1,18 @@
+import re
 from pathlib import Path
 
 import attrs
 import pytest
 
 from kevolve_core.errors import CompileError, KevolveError, UnsupportedError
+from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
+from kevolve_core.languages.triton import TritonRenderer
 from kevolve_core.model import Candidate
 from kevolve_core.spec import load_spec
+from kevolve_core.synth import SynthGenerator
 from kevolve_nvidia.compiler import NvidiaCompiler
 from kevolve_nvidia.facts import compile_only, target_of
+from kevolve_nvidia.rendering import schedule_space
 from kevolve_nvidia.settings import Settings
 from kevolve_nvidia.signature import signature_of
 
@@ -186,3 +191,24 @@ def test_a_stopped_compiler_starts_no_worker_in_place_of_those_it_lost(tmp_path:
     stopped.close()
     with pytest.raises(KevolveError, match="was stopped"):
         stopped.compile(cuda_candidate(), SPEC, MAIN, target_of("sm_90a"))
+
+
+def test_the_steps_of_an_unrolled_loop_are_few_kernels_with_wide_loads(compiler: NvidiaCompiler) -> None:
+    """What they differ in is told at run time, and what it is a multiple of is not lost by that."""
+    source = """
+import torch
+
+def f(x, h, w):
+    for row in x:
+        h = torch.tanh(torch.cat((row, h), 1) @ w)
+    return h
+"""
+    inputs = InputSpec("x", (12, 64, 256)), InputSpec("h", (64, 256)), InputSpec("w", (512, 256))
+    spec = KernelSpec("unrolled", Reference(source, "f"), (Case("main", inputs),))
+    candidate = SynthGenerator(spec, {"triton": TritonRenderer()}, schedule_space, compiler.device).default()
+    artifact = compiler.compile(candidate, spec, spec.cases[0], target_of("sm_90a"))
+    shared = re.search(r'do_not_specialize=\["at"\]\)\ndef (\w+)', candidate.files["kernel.py"])
+    assert shared is not None
+    found = {name: facts for name, facts in artifact.facts["kernels"].items() if shared[1] in name}
+    assert len(artifact.binaries) <= 3  # the first step reads an input, and the last writes the result
+    assert [bool(facts["sass"].get("wide_load_global")) for facts in found.values()] == [True]

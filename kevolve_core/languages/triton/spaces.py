@@ -27,6 +27,7 @@ from kevolve_core.ir import (
     itemsize,
     walk,
 )
+from kevolve_core.languages.rounding import few_results
 from kevolve_core.languages.triton.attention_space import attention_space
 from kevolve_core.languages.triton.render.contraction import is_product
 from kevolve_core.languages.triton.render.descriptors import described
@@ -115,7 +116,8 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
         whole = cols if cols <= _WHOLE_ROW else 4096
         r = max(1, min(rows, _TILE // whole))
     warps = min(power_of_two(max(1, r * whole // (16 * facts.warp_size))), 16, widest)
-    long = facts.float64 and cols // whole > _ADDITIONS
+    few = few_results(tiling.col_count, tiling.row_count)
+    long = facts.float64 and (cols // whole > _ADDITIONS or few)
     moments = whole < cols and bool(moment_pairs(nest))
     exact = facts.float64 and (moments or any(isinstance(s, Scan) for s in nest.body))
     return NestSchedule(

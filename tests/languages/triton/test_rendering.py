@@ -36,6 +36,13 @@ def rendered(program: Program, point: Mapping[str, Any] | None = None, kind: str
     return TritonRenderer().render(spec, [program], {s.name: point or {} for s in program.steps})
 
 
+def unrolled(x: torch.Tensor, h: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """A recurrence as a loop of Python's."""
+    for row in x:
+        h = torch.tanh(torch.cat((row, h), 1) @ w)
+    return h
+
+
 EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Mapping[str, Any]]] = {
     "softmax": (lambda x: F.softmax(x, -1), ((1000, 1024),), {}),
     "softmax_looped": (lambda x: F.softmax(x, -1), ((16, 100000),), {}),
@@ -52,6 +59,11 @@ EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Ma
         lambda x, w, b: F.relu(F.conv_transpose2d(x, w, b, stride=2, padding=1)),
         ((8, 16, 32, 32), (16, 64, 3, 3), (64,)),
         GENERATED,
+    ),
+    "unrolled": (
+        lambda x, h, w: unrolled(x, h, w),
+        ((12, 8, 48), (8, 32), (80, 32)),
+        {},
     ),
     "attention": (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
@@ -237,3 +249,31 @@ def test_an_unknown_type_is_refused_by_name() -> None:
     body = (Store("y", (Index("i0"),), Const(0, "complex64")),)
     nest = LoopNest("zeros", (Axis("i0", 4),), 1, body)
     assert TritonRenderer().supports(nest) == "Triton renderer has no dtype complex64"
+
+
+@pytest.mark.parametrize("point", [{}, GENERATED])
+def test_steps_that_are_alike_have_one_kernel(point: Mapping[str, Any]) -> None:
+    texts = [rendered(program_of(unrolled, (n, 8, 48), (8, 32), (80, 32)), point) for n in (12, 24)]
+    few, many = (text.files["kernel.py"].count("@triton.jit(do_not_specialize") for text in texts)
+    assert few == many == 1
+    assert "x0 + at * 384" in texts[0].files["kernel.py"]
+
+
+def test_steps_that_are_alike_at_other_points_have_kernels_of_their_own() -> None:
+    program = program_of(unrolled, (12, 8, 48), (8, 32), (80, 32))
+    spec = KernelSpec("example", Reference("def f(*inputs): ...", "f", "function"), (Case("main"),))
+    names = [s.name for s in program.steps if isinstance(s, LoopNest)][4:6]
+    texts = [
+        TritonRenderer().render(spec, [program], {names[0]: {"rows": rows}, names[1]: {"rows": 2}})
+        for rows in (1, 2)
+    ]
+    counts = [text.files["kernel.py"].count("@triton.jit") for text in texts]
+    assert counts[0] == counts[1] + 1
+
+
+def test_few_sums_are_kept_in_float64_with_what_they_add_and_multiply() -> None:
+    def f(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x * y - y).sum()
+
+    text = rendered(program_of(f, (7, 33), (7, 33))).files["kernel.py"]
+    assert "x0_value.to(tl.float64) * x1_value.to(tl.float64)" in text

@@ -98,9 +98,10 @@ def renderers() -> Mapping[str, Renderer]:
 
 
 #: Compute capability of Hopper, from which on hardware loads tiles through tensor descriptors. Its products
-#: run on groups of four warps with 64 rows each. Where two groups shared rows, attention by Triton 3.6 ended in
-#: illegal accesses on an H100 (64 rows and 8 or 16 warps, schemes of several products) or was wrong (128 and
-#: 16). Products of matrices with 8 warps on 64 rows were right in all of 14 schedules, so they are left alone.
+#: run on groups of four warps with 64 rows each. Where two groups shared rows, attention by Triton 3.6 ended
+#: in illegal accesses on an H100 (64 rows and 8 or 16 warps, schemes of several products) or was wrong (128
+#: and 16). Products of matrices with 8 warps on 64 rows were right in all of 14 schedules: they are left
+#: alone.
 _HOPPER = 90
 
 
@@ -119,10 +120,13 @@ def schedule_space(step: Step, device: Device, language: str) -> Space:
     from kevolve_core.languages.triton import schedule_space as triton_space
 
     if language == "cute" and isinstance(step, LibraryCall):
+        from kevolve_nvidia.cutedsl.convolution_schedule import convolution_space
         from kevolve_nvidia.cutedsl.schedule import is_matrix_product, product_space
 
         if is_matrix_product(step):
             return product_space(step, device.facts)
+        if (space := convolution_space(step, device.facts)) is not None:
+            return space
     capability = int(device.facts.get("compute_capability", _HOPPER))
     facts = TritonFacts(
         processors=int(device.facts.get("multiprocessors", 132)),

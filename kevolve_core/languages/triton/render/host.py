@@ -53,12 +53,14 @@ def _launch(ready, number, kernel, grid, *arguments, **options):
 @frozen
 class Launch:
     """One step of a case: a library call, the launch of a kernel whose buffers may be named otherwise, or a
-    call of the candidate's own ``function``, which takes the tensors of ``buffers`` and returns nothing."""
+    call of the candidate's own ``function``, which takes the tensors of ``buffers`` and returns nothing.
+    ``offsets`` are the kernel's."""
 
     kernel: Kernel | None = None
     call: LibraryCall | None = None
     function: str = ""
     buffers: tuple[str, ...] = ()
+    offsets: tuple[int, ...] = ()
 
 
 def constants_text(programs: Sequence[Program], names: Mapping[str, str]) -> str:
@@ -204,6 +206,7 @@ class _Case:
         if kernel is not None and kernel.grid:
             arguments = [self.names[b] for b in kernel.buffers] + (["step"] if kernel.step else [])
             arguments += [self._described(d) for d in kernel.descriptors]
+            arguments += [str(n) for n in launch.offsets]
             arguments += [f"{k}={v}" for k, v in {**kernel.constexprs, **kernel.options}.items()]
             head = f"ready, {self.number}, {kernel.name}, {kernel.grid}"
             lines.append(f"_launch({', '.join([head, *arguments])})")

@@ -27,7 +27,9 @@ from kevolve_core.languages.triton.render.scope import Scope
 from kevolve_core.languages.triton.render.tiling import Tiling, divisible, passes_of, tiling_of
 from kevolve_core.languages.triton.render.words import Names
 
-__all__ = ["Kernel", "contracted", "parameters", "print_nest", "without_first"]
+__all__ = [
+    "Kernel", "contracted", "decorated", "parameters", "print_nest", "with_offsets", "without_first",
+]  # fmt: skip
 
 
 @frozen
@@ -43,6 +45,7 @@ class Kernel:
         options: launch options.
         helpers: helper functions it calls.
         step: whether it takes the number of the step of a recurrence after its buffers.
+        offsets: integers that it takes last, which say where in its buffers a launch works.
         descriptors: arguments after the buffers: tiles of other buffers.
     """
 
@@ -54,6 +57,7 @@ class Kernel:
     options: Mapping[str, int]
     helpers: tuple[str, ...] = ()
     step: bool = False
+    offsets: tuple[str, ...] = ()
     descriptors: tuple[Described, ...] = ()
 
 
@@ -66,6 +70,11 @@ def parameters(nest: LoopNest) -> tuple[str, ...]:
 def without_first(nest: LoopNest) -> LoopNest:
     """``nest`` at one point of its first axis; expressions still mention that."""
     return evolve(nest, axes=nest.axes[1:], outer=max(0, nest.outer - 1))
+
+
+def with_offsets(nest: LoopNest, offsets: Sequence[tuple[str, Axis]]) -> LoopNest:
+    """``nest`` with ``offsets`` (see `print_nest`) as further loops around it."""
+    return evolve(nest, axes=(*(a for _, a in offsets), *nest.axes), outer=nest.outer + len(offsets))
 
 
 def contracted(nest: LoopNest) -> LoopNest:
@@ -92,13 +101,22 @@ def print_nest(
     function: str,
     taken: Sequence[str] = (),
     step: bool = False,
+    offsets: Sequence[tuple[str, Axis]] = (),
 ) -> Kernel:
     """The kernel of ``nest``. ``names`` are the buffers' parameters, ``taken`` names it must not use. With
-    ``step`` the first axis is a recurrence's: a launch computes the point of it that it is told.
+    ``step`` the first axis is a recurrence's: a launch computes the point of it that it is told. ``offsets``
+    are indices that are no loops of the nest, by the parameter's name: a launch is told them too.
 
     Raises UnsupportedError for what Triton cannot say.
     """
-    return _Nest(contracted(nest), buffers, names, schedule, function, taken, step).kernel()
+    return _Nest(contracted(nest), buffers, names, schedule, function, taken, step, offsets).kernel()
+
+
+def decorated(told: Sequence[str]) -> str:
+    """Triton's decorator for a kernel with the integer parameters ``told``, one binary for all of their
+    values."""
+    named = ", ".join(f'"{name}"' for name in told)
+    return f"@triton.jit(do_not_specialize=[{named}])" if told else "@triton.jit"
 
 
 @define
@@ -110,6 +128,7 @@ class _Nest:
     function: str
     taken: Sequence[str] = ()
     step: bool = False
+    offsets: Sequence[tuple[str, Axis]] = ()
     tiling: Tiling = field(init=False)
 
     def kernel(self) -> Kernel:
@@ -122,11 +141,13 @@ class _Nest:
         row_blocks = -(-rows // s.rows) if tiled else rows
         persistent = 0 < s.programs < row_blocks and bool(tiling.rows) and tiling.combines
         row_mask = "row_mask" if tiled and rows % s.rows else ""
-        variables = Names([*self.taken, "part", "block", "step", *(self.names[b] for b in parameters(nest))])
+        told = [name for name, _ in self.offsets]
+        known = [*told, *(self.names[b] for b in parameters(nest))]
+        variables = Names([*self.taken, "part", "block", "step", *known])
+        scalars = [("step", nest.axes[:1] if self.step else ()), *((n, (a,)) for n, a in self.offsets)]
         printer = Printer(
-            nest, tiling, self.buffers, self.names, variables,
-            frozenset("R") if tiled else frozenset(), row_mask, rank,
-            scalars=(("step", nest.axes[:1] if self.step else ()),),
+            with_offsets(nest, self.offsets), tiling, self.buffers, self.names, variables,
+            frozenset("R") if tiled else frozenset(), row_mask, rank, scalars=tuple(scalars),
         )  # fmt: skip
         body = Scope()
         col_blocks = 1
@@ -146,6 +167,7 @@ class _Nest:
         if persistent:
             header = f"for block in range({block}, {row_blocks}, {s.programs}):"
             lines = [header, *(f"    {x}" for x in lines)]
+        lines = [*(f"{name} = {printer.long(name)}" for name in told if printer.wide), *lines]
         constexprs: dict[str, int] = {}
         text = "\n".join(lines)
         if "ROWS" in text:
@@ -153,15 +175,19 @@ class _Nest:
         if "COLS" in text:
             constexprs["COLS"] = s.cols
         buffers = parameters(nest)
-        arguments = [self.names[b] for b in buffers] + (["step"] if self.step else [])
+        told = ["step", *told] if self.step else told
+        arguments = [self.names[b] for b in buffers] + told
         arguments += [f"{n}: tl.constexpr" for n in constexprs]
-        jit = '@triton.jit(do_not_specialize=["step"])' if self.step else "@triton.jit"
+        jit = decorated(told)
         head = [f"def {self.function}({', '.join(arguments)}):", *(f"    # {x}" for x in _covers(nest))]
         source = "\n".join([jit, *head, *(f"    {x}" if x else "" for x in lines)])
         grid = s.programs if persistent else row_blocks * col_blocks * parts
         options = {"num_warps": s.num_warps, "num_stages": s.num_stages}
         helpers = tuple(printer.helpers)
-        return Kernel(self.function, source, buffers, constexprs, grid, options, helpers, self.step)
+        return Kernel(
+            self.function, source, buffers, constexprs, grid, options, helpers, self.step,
+            tuple(name for name, _ in self.offsets),
+        )  # fmt: skip
 
     def _spreads(self) -> bool:
         """Whether a walk that only stores is longer than one step."""

@@ -6,6 +6,7 @@ from attrs import define, evolve, field
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Axis, Expr, Index, Reduce, Scan, Statement, Store, Var, vars_of
+from kevolve_core.languages.rounding import few_results, in_float64
 from kevolve_core.languages.triton.render.combine import Combiner, combiner_of, extreme, result_cast
 from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.schedule import NestSchedule
@@ -220,10 +221,17 @@ class Walks:
             return "float64"
         return s.accumulate
 
+    def _term(self, s: Reduce | Scan, combiner: Combiner) -> Expr:
+        """What is combined, where few results are summed in float64 with its own sums and products so."""
+        tiling = self.printer.tiling
+        few = isinstance(s, Reduce) and few_results(tiling.col_count, tiling.row_count)
+        widened = few and s.combiner == "sum" and (s.value.dtype, combiner.dtype) == ("float32", "float64")
+        return in_float64(s.value) if widened else s.value
+
     def _value(self, s: Reduce | Scan, combiner: Combiner, scope: Scope) -> str:
         """The value of a tile, identities where there is none."""
         pr = self.printer
-        text = pr.value(s.value, scope)
+        text = pr.value(self._term(s, combiner), scope)
         source = text.source if not text.literal else self._cover(text.source, combiner.dtype)
         if not text.literal and combiner.dtype != (
             "float32" if text.dtype in ("float16", "bfloat16") else text.dtype

@@ -27,7 +27,7 @@ from kevolve_core.ir import (
 )
 from kevolve_core.languages.triton.render.contraction import Contraction, fused_nest, plain_nest
 from kevolve_core.languages.triton.render.descriptors import Described, described
-from kevolve_core.languages.triton.render.nest import Kernel
+from kevolve_core.languages.triton.render.nest import Kernel, decorated, with_offsets
 from kevolve_core.languages.triton.render.printer import Frame, Printer
 from kevolve_core.languages.triton.render.scope import Scope, Text
 from kevolve_core.languages.triton.render.tiling import Tiling, expressions, uses
@@ -131,9 +131,11 @@ def print_product(
     s: ProductSchedule,
     function: str,
     taken: Sequence[str] = (),
+    offsets: Sequence[tuple[str, Axis]] = (),
 ) -> Kernel:
     """The kernel of ``c`` followed by ``nest``, which reads its output over its axes (`plain_nest`,
-    `fused_nest`); with ``split`` over 1, `partial_nest`."""
+    `fused_nest`); with ``split`` over 1, `partial_nest`. ``offsets`` as in
+    `kevolve_core.languages.triton.render.nest.print_nest`."""
     batch, m, n, k = c.sizes
     added = c.added if c.added is not None and s.split == 1 else None
     extra = {added.buffer} if added is not None else set()
@@ -142,7 +144,8 @@ def print_product(
     reads = sorted({*sides, *extra, *(nest.reads() - {c.output})})
     writes = nest.writes()
     arguments = (*(b for b in reads if b not in writes), *writes)
-    variables = Names([*taken, *(names[b] for b in arguments), *_WORDS])
+    told = [name for name, _ in offsets]
+    variables = Names([*taken, *(names[b] for b in arguments), *told, *_WORDS])
     tiles_of = tuple(variables.fresh(f"{names[d.buffer]}_tiles") if d is not None else "" for d in maps)
     flat = dict(buffers)
     for load in (c.left, c.right, *((added,) if added is not None else ())):
@@ -151,10 +154,14 @@ def print_product(
         flat[load.buffer] = Buffer(b.name, (span,), b.dtype, b.role)
     row_mask, col_mask = "row_mask" if m % s.rows else "", "col_mask" if n % s.cols else ""
 
-    scalars = (("batch", c.batch), ("part", tuple(a for a in nest.axes if a.name == "part")))
+    scalars = (
+        ("batch", c.batch), ("part", tuple(a for a in nest.axes if a.name == "part")),
+        *((name, (axis,)) for name, axis in offsets),
+    )  # fmt: skip
 
     def side(access: Load, axes: tuple[Axis, ...], row: str, mask: str) -> Printer:
         over = LoopNest(nest.name, (*c.batch, *axes, *c.depth), 1, (Store(c.output, (c.flat,), access),))
+        over = with_offsets(over, offsets)
         return Printer(
             over, Tiling(axes, c.depth, True), flat, names, variables, frozenset("R"), mask, 2,
             scalars=scalars, row=row, raw=True,
@@ -163,7 +170,7 @@ def print_product(
     left = side(c.left, c.rows, "row", row_mask)
     right = side(c.right, c.cols, "col", col_mask)
     end = Printer(
-        nest, Tiling(c.rows, c.cols, True), buffers, names, variables,
+        with_offsets(nest, offsets), Tiling(c.rows, c.cols, True), buffers, names, variables,
         frozenset("R"), row_mask, 2, scalars=scalars,
     )  # fmt: skip
     body = Scope()
@@ -189,19 +196,20 @@ def print_product(
     if persistent:
         header = f"for block in range(tl.program_id(0), {tiles}, {s.programs}):"
         lines = [header, *(f"    {x}" for x in lines)]
+    lines = [*(f"{name} = {name}.to(tl.int64)" for name in told if wide), *lines]
     constexprs = {"ROWS": s.rows, "COLS": s.cols, "DEPTH": s.depth}
-    parameters = [*(names[b] for b in arguments), *filter(None, tiles_of)]
+    parameters = [*(names[b] for b in arguments), *filter(None, tiles_of), *told]
     parameters += [f"{x}: tl.constexpr" for x in constexprs]
     followed = f", then {', '.join(dict.fromkeys(nest.covers))}" if nest.covers else ""
     size = f"{batch} x {m} x {n} x {k}" if batch > 1 else f"{m} x {n} x {k}"
     comment = f"# contraction: {', '.join(dict.fromkeys(covers)) or nest.name}, {size}{followed}"
     text = "\n".join([
-        "@triton.jit", f"def {function}({', '.join(parameters)}):", f"    {comment}",
+        decorated(told), f"def {function}({', '.join(parameters)}):", f"    {comment}",
         *(f"    {x}" if x else "" for x in lines),
     ])  # fmt: skip
     return Kernel(
         function, text, arguments, constexprs, s.programs if persistent else tiles,
-        {"num_warps": s.num_warps, "num_stages": s.num_stages}, tuple(end.helpers),
+        {"num_warps": s.num_warps, "num_stages": s.num_stages}, tuple(end.helpers), offsets=tuple(told),
         descriptors=tuple(d for d in maps if d is not None),
     )  # fmt: skip
 

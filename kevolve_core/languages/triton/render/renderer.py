@@ -37,6 +37,7 @@ from kevolve_core.languages.triton.render.helpers import HELPERS, helper_texts
 from kevolve_core.languages.triton.render.host import LAUNCH, LAUNCH_NAMES, Launch, case_text, constants_text
 from kevolve_core.languages.triton.render.nest import Kernel, print_nest, without_first
 from kevolve_core.languages.triton.render.schedule import resolve
+from kevolve_core.languages.triton.render.sharing import shared
 from kevolve_core.languages.triton.render.steps import Printed, check_dtypes, chosen
 from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
 from kevolve_core.languages.triton.render.words import Names, identifier
@@ -132,7 +133,9 @@ class TritonRenderer:
             temporary = {b.name: b for x in steps if isinstance(x, Printed) for b in x.buffers}
             names |= {n: functions.fresh(n) for n in temporary if n not in names}
             program = evolve(program, buffers={**program.buffers, **temporary})
-            for x in steps:
+            groups = shared(steps, program.buffers)
+            printed: dict[int, tuple[Kernel, tuple[int, ...]]] = {}
+            for place, x in enumerate(steps):
                 if isinstance(x, Foreign):
                     own = functions.fresh(f"{x.name}{suffix}")
                     foreign.append((x, x.text(own, names)))
@@ -140,11 +143,12 @@ class TritonRenderer:
                     continue
                 if x.call is not None:
                     libraries[x.call.op] = None
-                kernel = None
-                if x.nest is not None:
-                    kernel = x.kernel(program.buffers, names, functions.fresh(f"{x.name}{suffix}_kernel"))
-                    kernels.append(kernel)
-                launches.append(Launch(kernel, x.call))
+                if place in groups:
+                    function = functions.fresh(f"{x.name}{suffix}_kernel")
+                    printed |= groups[place].kernel(program.buffers, names, function)
+                    kernels.append(printed[place][0])
+                kernel, offsets = printed.get(place, (None, ()))
+                launches.append(Launch(kernel, x.call, offsets=offsets))
             entries.append(functions.fresh(f"run_{program.case}"))
             cases.append(case_text(f"_{entries[-1]}", program, launches, names, number))
             number += sum(x.kernel is not None for x in launches)

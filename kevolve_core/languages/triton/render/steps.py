@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import evolve, field, frozen
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Attention, Buffer, LibraryCall, LoopNest, Program, Step, walk
+from kevolve_core.ir import Attention, Axis, Buffer, LibraryCall, LoopNest, Program, Step, walk
 from kevolve_core.languages.triton.render.attention import attention_schedule, print_attention
 from kevolve_core.languages.triton.render.contraction import (
     Contraction,
@@ -51,8 +51,15 @@ class Printed:
     buffers: tuple[Buffer, ...] = ()
     attention: Attention | None = None
 
-    def kernel(self, buffers: Mapping[str, Buffer], names: Mapping[str, str], function: str) -> Kernel:
-        """The kernel, named ``function``."""
+    def kernel(
+        self,
+        buffers: Mapping[str, Buffer],
+        names: Mapping[str, str],
+        function: str,
+        offsets: Sequence[tuple[str, Axis]] = (),
+    ) -> Kernel:
+        """The kernel, named ``function``; ``offsets`` are indices that each launch is told
+        (`kevolve_core.languages.triton.render.nest.print_nest`)."""
         assert self.nest is not None
         check_dtypes(self.nest, buffers)
         taken = [*HELPERS, function]
@@ -61,12 +68,12 @@ class Printed:
             return print_attention(self.attention, buffers, names, blocks, function, taken)
         if self.product is not None and self.schedule is not None:
             return print_product(
-                self.product, self.nest, self.covers, buffers, names, self.schedule, function, taken
+                self.product, self.nest, self.covers, buffers, names, self.schedule, function, taken, offsets
             )
         repeated = self.call is not None and self.call.repeat > 0
         shape = without_first(self.nest) if repeated else self.nest
         schedule = resolve(tiling_of(shape), self.point, default_schedule(shape))
-        return print_nest(self.nest, buffers, names, schedule, function, taken, repeated)
+        return print_nest(self.nest, buffers, names, schedule, function, taken, repeated, offsets)
 
 
 def chosen(step: Step, program: Program, point: Mapping[str, Any]) -> list[Printed]:

@@ -9,6 +9,7 @@ from attrs import define
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Reduce, Scan
+from kevolve_core.languages.rounding import few_results
 from kevolve_cpu.render.kinds import BITS, KIND, SCALAR
 from kevolve_cpu.render.loops import Loops, Refs
 from kevolve_cpu.render.operators import Lanes, Value
@@ -23,16 +24,6 @@ __all__ = ["SERIAL", "Accumulation", "Accumulators"]
 #: inputs the error was 12 times PyTorch's with 640 additions in a row, 2.4 times with 64 and 1.2 times
 #: with 16 (PyTorch sums in chunks of 16).
 SERIAL = 32
-#: Sums of at most `SHORT` elements, `FEW` of them in all, are kept in float64: it costs nothing, and where
-#: terms cancel, few results are no larger a sample for their error to be like PyTorch's. Estimated.
-FEW, SHORT = 64, 4096
-
-
-def few_results(count: int, results: int) -> bool:
-    """Whether ``results`` sums of ``count`` elements are so few that they are kept in float64."""
-    return count <= SHORT and results <= FEW
-
-
 _FOLD = 1024  # elements a block of a folded sum: 16 additions each at 16 lanes and 4 accumulators
 
 

@@ -1,4 +1,4 @@
-"""Where the rounding of a term shows: products that must round alike everywhere, and terms of small sums."""
+"""Where the rounding of a term shows: products that must round alike everywhere."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ from typing import Any
 
 from attrs import define, field
 
-from kevolve_core.ir import Expr, Let, Load, LoopNest, Op, Var, children
+from kevolve_core.ir import Expr, Let, Load, LoopNest, Op, Var, children, walk
 from kevolve_cpu.render.tidy import expressions
 
-__all__ = ["Products", "in_float64"]
+__all__ = ["Products"]
 
-#: Operators that are exact, or nearly, in float64 on float32 values; others keep their own precision.
-_WIDENED = frozenset({"add", "sub", "mul", "neg"})
-
-
-def in_float64(e: Expr) -> Expr:
-    """A float32 term with the additions and multiplications at its top in float64, for sums of few results
-    in which terms cancel."""
-    if isinstance(e, Op) and e.name in _WIDENED and e.dtype == "float32":
-        return Op(e.name, tuple(in_float64(a) for a in e.args), "float64")
-    return Op("cast", (e,), "float64")
+_FLOATS = ("float32", "float64")
 
 
 @define(eq=False)
@@ -60,7 +51,7 @@ class Products:
             if id(e) in seen:
                 continue
             seen.add(id(e))
-            if isinstance(e, Op) and e.name == "mul" and e.dtype in ("float32", "float64"):
+            if isinstance(e, Op) and e.name == "mul" and e.dtype in _FLOATS:
                 found.add(self._number(e, lets, known))
             stack.extend([lets[e.name]] if isinstance(e, Var) and e.name in lets else children(e))
         return found
@@ -79,6 +70,17 @@ class Products:
             key = (type(e).__name__, getattr(e, "name", ""), repr(getattr(e, "value", "")))
         known[id(e)] = self._numbers.setdefault(key, len(self._numbers))
         return known[id(e)]
+
+    def marks(self, nest: LoopNest) -> tuple[bool, ...]:
+        """Which of a nest's products are among them, in the nest's order: what its text depends on beside
+        the nest."""
+        if not self._shared:
+            return ()
+        lets = {s.name: s.value for s in nest.body if isinstance(s, Let)}
+        known: dict[int, int] = {}
+        roots = [e for s in nest.body for e in expressions(s)]
+        found = (e for e in dict.fromkeys(x for root in roots for x in walk(root)) if isinstance(e, Op))
+        return tuple(self.shared(e, lets, known) for e in found if e.name == "mul" and e.dtype in _FLOATS)
 
     def shared(self, e: Expr, lets: Mapping[str, Expr], known: dict[int, int]) -> bool:
         """Whether the product ``e`` is one of them. ``lets`` are the named values of its nest; ``known`` is

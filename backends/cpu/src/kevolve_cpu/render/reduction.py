@@ -6,7 +6,7 @@ from attrs import frozen
 
 from kevolve_core.errors import UnsupportedError
 from kevolve_core.ir import Expr, Reduce, Scan
-from kevolve_cpu.render.exact import in_float64
+from kevolve_core.languages.rounding import in_float64
 from kevolve_cpu.render.kinds import BITS, KIND, SCALAR, highest, literal, lowest
 from kevolve_cpu.render.operators import Lanes, Value
 

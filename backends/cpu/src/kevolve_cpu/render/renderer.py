@@ -41,6 +41,7 @@ from kevolve_cpu.render.nest import parameters, print_nest
 from kevolve_cpu.render.preamble import HELPER_NAMES, Preamble
 from kevolve_cpu.render.printer import identifier
 from kevolve_cpu.render.product import Blocks, Epilogue, multiplies, print_product
+from kevolve_cpu.render.sharing import Shared
 from kevolve_cpu.render.tidy import expressions, uses
 from kevolve_cpu.spaces import product_blocks, resolve
 
@@ -218,11 +219,19 @@ def _with_parts(program: Program) -> Program:
 
 @frozen
 class _Function:
-    """A generated function and its parameters: buffers it reads, then those it writes."""
+    """A generated function and its parameters: buffers it reads, then those it writes, and the element of
+    each that a call passes the address of (the first of all, where none are given)."""
 
     name: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    offsets: tuple[int, ...] = ()
+
+    def arguments(self, names: Mapping[str, str]) -> str:
+        """The text of a call's arguments."""
+        used = [names[b] for b in (*self.reads, *self.writes)]
+        moved = zip(used, self.offsets or (0,) * len(used), strict=True)
+        return ", ".join(f"{name} {'+' if by > 0 else '-'} {abs(by)}" if by else name for name, by in moved)
 
 
 def _native(
@@ -238,13 +247,20 @@ def _native(
     group: list[_Function] = []
     case = identifier(program.case).strip("_") or "case"
 
-    def nest_function(nest: LoopNest, schedule: Schedule, rows: bool) -> str:
+    shared = Shared(program.buffers, products)
+
+    def nest_function(nest: LoopNest, schedule: Schedule, rows: bool) -> _Function:
         function = f"{identifier(nest.name)}_nest"
         for b in (*nest.reads(), *nest.writes()):
             if program.buffers[b].dtype not in STORAGE:
                 raise UnsupportedError(f"dtype {program.buffers[b].dtype}", where=f"buffer {b}")
-        bodies.append(print_nest(nest, program.buffers, names, schedule, preamble, function, rows, products))
-        return function
+        call, new = shared.call(nest, schedule, rows, function)
+        if new:
+            bodies.append(
+                print_nest(nest, program.buffers, names, schedule, preamble, function, rows, products)
+            )
+        reads = len(parameters(nest)[0])
+        return _Function(call.function, call.buffers[:reads], call.buffers[reads:], call.offsets)
 
     def close() -> None:
         if not group:
@@ -254,7 +270,7 @@ def _native(
         calls = []
         for f in group:
             used.update(dict.fromkeys((*f.reads, *f.writes)))
-            calls.append(f"    {f.name}({', '.join(names[b] for b in (*f.reads, *f.writes))});")
+            calls.append(f"    {f.name}({f.arguments(names)});")
         name = f"run_{case}" if not exported else f"run_{case}_{len(exported) + 1}"
         entries.append(_exported(program, names, name, tuple(used), written, calls, ""))
         exported[name] = "p" * len(used)
@@ -267,8 +283,7 @@ def _native(
             continue
         if isinstance(step, LoopNest):
             _check_dtypes(step)
-            function = nest_function(step, resolve(step, choices.get(step.name, {})), False)
-            group.append(_Function(function, *parameters(step)))
+            group.append(nest_function(step, resolve(step, choices.get(step.name, {})), False))
             continue
         if (blocks := _blocks(step, program, choices)) is not None:
             group += _product(step, program, names, blocks, choices[step.name], preamble, bodies)
@@ -282,13 +297,12 @@ def _native(
         schedule = resolve(step.epilogue, point, rowwise=True)
         rows = bool(step.repeat) or _row_epilogue(step, program)
         function = nest_function(step.epilogue, schedule, rows)
-        reads, writes = parameters(step.epilogue)
-        used = (*reads, *writes)
+        used = (*function.reads, *function.writes)
         name = f"run_{case}" if not exported else f"run_{case}_{len(exported) + 1}"
         extra = ", first_row, last_row" if rows else ""
-        call = [f"    {function}({', '.join(names[b] for b in used)}{extra});"]
+        call = [f"    {function.name}({function.arguments(names)}{extra});"]
         range_text = "long first_row, long last_row" if rows else ""
-        entries.append(_exported(program, names, name, used, set(writes), call, range_text))
+        entries.append(_exported(program, names, name, used, set(function.writes), call, range_text))
         exported[name] = "p" * len(used) + ("ll" if rows else "")
         tile = int(point.get("tile_rows", 0)) if rows and tileable(step) else 0
         launches.append(Launch(name, used, step, tile, rows))

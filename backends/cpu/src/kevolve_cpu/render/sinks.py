@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from attrs import define, field
 
 from kevolve_core.ir import Expr, Let, Load, Op, Search, Store, Var, axes_of, vars_of
-from kevolve_cpu.render.accumulate import SERIAL, Accumulators, few_results
+from kevolve_core.languages.rounding import few_results
+from kevolve_cpu.render.accumulate import SERIAL, Accumulators
 from kevolve_cpu.render.affine import analyse
 from kevolve_cpu.render.kinds import BITS, KIND
 from kevolve_cpu.render.loops import Loops

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attrs import define, field
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Buffer, Const, Expr, Index, Let, Load, LoopNest, Op, Store, Var, itemsize
+from kevolve_core.ir import Buffer, Const, Expr, Index, Let, Load, LoopNest, Op, Store, Var, axes_of, itemsize
 from kevolve_core.languages.triton.render.contraction import Contraction
 from kevolve_core.synth.index import Indexer, integer, linear
 
@@ -25,16 +25,30 @@ _INT32 = 1 << 31
 
 @define
 class Epilogue:
-    """A printed epilogue: the body of a function of ``value, row, column, slab, more``, the buffers that
-    ``more`` holds, and the buffer that is written."""
+    """A printed epilogue: the body of a function of ``value``, the coordinates and ``more``, the buffers that
+    ``more`` holds, and the buffer that is written.
+
+    ``once`` are values that do not change along most coordinates, which the function is given as ``own``;
+    ``steps`` is how far apart neighbours of the result lie, by axis.
+    """
 
     lines: list[str] = field(factory=list)
     reads: list[str] = field(factory=list)
     output: str = ""
+    once: list[str] = field(factory=list)
+    steps: Mapping[str, int] = field(factory=dict)
 
 
-def print_epilogue(c: Contraction, nest: LoopNest, buffers: Mapping[str, Buffer]) -> Epilogue:
-    """The epilogue ``nest`` (over the axes of ``c``, see `fused_nest` and `plain_nest`).
+def print_epilogue(
+    c: Contraction,
+    nest: LoopNest,
+    buffers: Mapping[str, Buffer],
+    names: Mapping[str, str] | None = None,
+    once: str = "",
+) -> Epilogue:
+    """The epilogue ``nest`` (over the axes of ``c``, see `fused_nest` and `plain_nest`). ``names`` are the
+    variables of axes (rows, columns and slabs if not given), in which case the result may have another layout
+    than the product's own; ``once`` is one of them: what is read along it alone is read ahead.
 
     Raises:
         UnsupportedError: it stores something else than one result where the product's own would lie, or uses
@@ -52,9 +66,18 @@ def print_epilogue(c: Contraction, nest: LoopNest, buffers: Mapping[str, Buffer]
     # An axis of one point, as the batch of a single product is, adds nothing to a position.
     single: dict[str, Expr] = {name: integer(0) for name, extent in ix.extents.items() if extent == 1}
     places = [linear(ix.substitute(e, single)) for e in (ix.dot(store.index, target.stride), c.flat)]
-    if places[0] != places[1] or target.dtype not in _TYPES or target.dtype == "bool":
+    offset, terms = places[0]
+    steps = {a.axis: n for a, n in terms.items() if isinstance(a, Index)}
+    kept = places[0] == places[1] if names is None else not offset and len(steps) == len(terms)
+    if not kept or target.dtype not in _TYPES or target.dtype == "bool":
         raise UnsupportedError("a product's epilogue in CuTe DSL keeps the result's layout", where=nest.name)
-    printer = _Printer(c, buffers, lets, Epilogue(output=store.buffer))
+    if names is None:
+        names = {
+            a.name: variable
+            for variable, axes in (("row", c.rows), ("column", c.cols), ("slab", c.batch))
+            for a in axes
+        }
+    printer = _Printer(c, buffers, lets, Epilogue(output=store.buffer, steps=steps), names, once)
     printer.out.lines.append(f"return {printer.value(store.value)}")
     return printer.out
 
@@ -65,6 +88,8 @@ class _Printer:
     buffers: Mapping[str, Buffer]
     lets: Mapping[str, Let]
     out: Epilogue
+    names: Mapping[str, str]
+    once: str
     _known: dict[Expr, str] = field(factory=dict)
 
     def value(self, e: Expr) -> str:
@@ -73,7 +98,7 @@ class _Printer:
         if isinstance(e, Var):
             return self.value(self.lets[e.name].value)
         if isinstance(e, Load) and e.buffer == self.c.output:
-            return "value"
+            return "value" if self.c.added is None else f"(value + {self.value(self.c.added)})"
         if e not in self._known:
             text = self._load(e) if isinstance(e, Load) else self._op(e)
             self._known[e] = name = f"v{len(self._known)}"
@@ -134,17 +159,19 @@ class _Printer:
         ix = Indexer()
         at = self._integer(ix.dot(e.index, buffer.stride))
         text = f"more[{self.out.reads.index(e.buffer) + 1}][{at}]"
-        return text if buffer.dtype == "bool" else f"{text}.to(cutlass.Float32)"
+        text = text if buffer.dtype == "bool" else f"{text}.to(cutlass.Float32)"
+        axes = {self.names[a] for x in e.index for a in axes_of(x)} - {"0"}
+        if self.once and axes <= {self.once}:
+            self.out.once.append(text)
+            return f"own[{len(self.out.once) - 1}]"
+        return text
 
     def _integer(self, e: Expr) -> str:
         """An index over rows, columns and slabs."""
         if isinstance(e, Const):
             return str(int(e.value))
         if isinstance(e, Index):
-            names = dict.fromkeys((a.name for a in self.c.rows), "row")
-            names |= dict.fromkeys((a.name for a in self.c.cols), "column")
-            names |= dict.fromkeys((a.name for a in self.c.batch), "slab")
-            return names[e.axis]
+            return self.names[e.axis]
         words = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "remainder": "%"}
         if isinstance(e, Op) and e.name in words:
             left, right = (self._integer(a) for a in e.args)

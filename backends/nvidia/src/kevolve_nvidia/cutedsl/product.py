@@ -1,6 +1,9 @@
 """The product that `kevolve_nvidia.cutedsl.renderer` writes: generated candidates carry this text and are
-run by it alone. Not imported here: it needs CuTe DSL."""
+run by it and the support alone. Not imported here: it needs CuTe DSL."""
 
+from kevolve_nvidia.cutedsl.support import _call
+
+# isort: split
 # --- carried by generated candidates from here on ---
 import cutlass
 import cutlass.cute as cute
@@ -8,7 +11,6 @@ import torch
 from cuda.bindings import driver as cuda
 from cutlass import pipeline, utils
 from cutlass.cute.nvgpu import cpasync, warpgroup
-from cutlass.cute.runtime import from_dlpack
 from cutlass.utils import hopper_helpers as hopper
 
 
@@ -277,31 +279,6 @@ def _split(x: cute.Tensor, parts: cute.Tensor, stream: cuda.CUstream):
     x = cute.make_tensor(x.iterator, cute.make_layout((eights, 8), stride=(8, 1)))
     parts = cute.make_tensor(parts.iterator, cute.make_layout((count, eights, 8), stride=(8 * eights, 8, 1)))
     _split_kernel(x, parts).launch(grid=(cute.ceil_div(eights, 256), 1, 1), block=(256, 1, 1), stream=stream)
-
-
-def _flat(tensor, span=0, offset=0):
-    """``span`` elements from ``offset`` on as one dimension, at an address that vector accesses may use."""
-    flat = tensor.as_strided((span or tensor.numel(),), (1,), tensor.storage_offset() + offset)
-    return flat if flat.data_ptr() % 16 == 0 else flat.clone()
-
-
-_compiled = {}
-
-
-def _call(key, function, *arguments):
-    """Run a function of CuTe DSL on PyTorch's stream, compiled at the first call of ``key``. Tensors among
-    ``arguments`` are one-dimensional."""
-    stream = cuda.CUstream(torch.cuda.current_stream().cuda_stream)
-
-    def given(value):
-        if isinstance(value, tuple):
-            return tuple(given(v) for v in value)
-        return from_dlpack(value, assumed_align=16)
-
-    values = (*(given(a) for a in arguments), stream)
-    if key not in _compiled:
-        _compiled[key] = cute.compile(function, *values)
-    _compiled[key](*values)
 
 
 def _parts(key, tensor, count):

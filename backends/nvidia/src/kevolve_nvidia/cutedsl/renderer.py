@@ -1,10 +1,9 @@
-"""`CuteRenderer`: matrix products with their epilogues in CuTe DSL, everything around them in Triton."""
+"""`CuteRenderer`: matrix products and convolutions with their epilogues in CuTe DSL, all around them in
+Triton."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from attrs import field, frozen
 
@@ -22,13 +21,16 @@ from kevolve_core.languages.triton.render.renderer import Foreign
 from kevolve_core.languages.triton.render.steps import Printed
 from kevolve_core.model import Candidate, Device
 from kevolve_core.space import Point, Space
+from kevolve_nvidia.cutedsl.carried import carried, imports
+from kevolve_nvidia.cutedsl.convolution_renderer import fitting_convolution, printed_convolution
+from kevolve_nvidia.cutedsl.convolution_schedule import is_convolution
 from kevolve_nvidia.cutedsl.epilogue import Epilogue, print_epilogue
 from kevolve_nvidia.cutedsl.schedule import PAIRS, ProductSchedule, is_matrix_product, schedule_of
 from kevolve_nvidia.launching import program_space
 
 __all__ = ["CuteRenderer", "operand_parts"]
 
-_MARK = "# --- carried by generated candidates from here on ---\n"
+_MODULES = ("support", "product")
 _ELEMENTS = {"float32": "BFloat16", "bfloat16": "BFloat16", "float16": "Float16"}
 _ALIGNED = (
     8  # half-precision elements of 16 bytes: TMA's strides and addresses (CUDA driver API, tensor maps)
@@ -75,9 +77,9 @@ def _fits(call: LibraryCall, buffers: Mapping[str, Buffer]) -> Contraction | Non
 
 @frozen
 class CuteRenderer:
-    """Prints `mm` and `bmm` as a persistent, warp-specialised kernel for Hopper
-    (`kevolve_nvidia.cutedsl.product`) where types and layouts allow and the point does not ask for the
-    library; `TritonRenderer` prints the rest.
+    """Prints `mm`, `bmm` and convolutions as persistent, warp-specialised kernels for Hopper
+    (`kevolve_nvidia.cutedsl.product`, `kevolve_nvidia.cutedsl.convolution`) where types and layouts allow and
+    the point does not ask for the library; `TritonRenderer` prints the rest.
 
     Args:
         processors: multiprocessors that a persistent kernel occupies; an H100 has 132.
@@ -104,13 +106,16 @@ class CuteRenderer:
         return self._triton.program_space(programs, device)
 
     def declines(self, programs: Sequence[Program]) -> str:
-        """See `kevolve_core.interfaces.Selective`: programs without a product that the kernel takes."""
+        """See `kevolve_core.interfaces.Selective`: programs without a product that a kernel takes."""
         found = any(
-            isinstance(step, LibraryCall) and _fits(step, p.buffers) is not None
+            isinstance(step, LibraryCall) and fits(step, p.buffers) is not None
             for p in programs
             for step in p.steps
+            for fits in (_fits, fitting_convolution)
         )
-        return "" if found else "no matrix product whose types and layouts the CuTe DSL kernel takes"
+        if found:
+            return ""
+        return "no matrix product or convolution whose types and layouts the CuTe DSL kernels take"
 
     def render(
         self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
@@ -120,10 +125,13 @@ class CuteRenderer:
         return self._triton.render(spec, programs, choices)
 
     def _claimed(self, step: Step, program: Program, point: Point) -> Foreign | Point:
-        if not isinstance(step, LibraryCall) or not is_matrix_product(step):
+        if not isinstance(step, LibraryCall) or not (is_matrix_product(step) or is_convolution(step)):
             return point
         if point.get("implementation", "generated") != "generated":
             return point
+        if is_convolution(step):
+            printed = printed_convolution(step, program, point, self.processors)
+            return printed or {**point, "implementation": "library"}
         c = _fits(step, program.buffers)
         if c is None:  # the tile of the point is none of Triton's
             return {**point, "implementation": "library"}
@@ -145,25 +153,10 @@ class CuteRenderer:
             name=step.name,
             buffers=product.buffers,
             text=product.text,
-            imports=_imports(),
-            shared=(_carried(),),
+            imports=imports(*_MODULES),
+            shared=carried(*_MODULES),
             rest=rest,
         )
-
-
-def _source() -> str:
-    text = Path(__file__).with_name("product.py").read_text().partition(_MARK)[2]
-    return re.sub(r"  # noqa.*", "", text)
-
-
-def _imports() -> tuple[str, ...]:
-    """The import lines of the carried text."""
-    lines = _source().partition("\n\n\n")[0].splitlines()
-    return tuple(line for line in lines if line != "import torch")
-
-
-def _carried() -> str:
-    return _source().partition("\n\n\n")[2].strip()
 
 
 @frozen
