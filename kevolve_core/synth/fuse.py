@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from kevolve_core.ir import Index, Load
 from kevolve_core.synth.axes import Axes
@@ -20,7 +20,7 @@ from kevolve_core.synth.inline import LEAVES, Access, Inliner
 from kevolve_core.synth.lower import Def
 from kevolve_core.synth.lower.core import Value
 
-__all__ = ["Fusion", "Group", "MIN_TASKS"]
+__all__ = ["Fusion", "Group", "MIN_TASKS", "operand_bases", "tensors"]
 
 APART = frozenset(["library", "scatter"])  # kinds of definitions that share a nest with nothing
 
@@ -33,12 +33,15 @@ MANY = 1 << 15
 @frozen
 class Group:
     """Members share one nest. ``classes`` maps every axis of a member to the group's axis; ``outer`` are the
-    group's axes that are independent tasks, None where all are (no reduction inside)."""
+    group's axes that are independent tasks, None where all are (no reduction inside). An axis in ``shift``
+    starts at that position of the members' own; members in ``there`` lie in memory already and are read."""
 
     members: tuple[str, ...]
     classes: Mapping[str, str]
     outer: frozenset[str] | None
     library: bool = False
+    shift: Mapping[str, int] = field(factory=dict)
+    there: frozenset[str] = frozenset()
 
 
 class _Union:
@@ -66,6 +69,7 @@ class Fusion:
         ix: their index arithmetic.
         stored: those that must lie in memory.
         apart: edges ``(consumer, producer)`` that must not be fused.
+        joined: definitions that share no nest with a reduction, so that their loops can be cut.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Fusion:
         ix: Indexer,
         stored: Iterable[str],
         apart: Iterable[tuple[str, str]] = (),
+        joined: Iterable[str] = (),
     ) -> None:
         self.defs = defs
         self.ix = ix
@@ -81,6 +86,7 @@ class Fusion:
         self.axes.whole |= {a for d in defs.values() if d.kind == "scan" for a in d.raxes}
         self.required = set(stored)
         self.apart = set(apart)
+        self.joined = frozenset(joined)
         self.order = {name: i for i, name in enumerate(defs)}
         self.accesses: dict[str, tuple[Access, ...]] = {}
         self.fused_edges: list[tuple[str, str]] = []
@@ -398,6 +404,8 @@ class Fusion:
                 outer = rows
             else:
                 spans.append(frozenset(free))
+        if outer is not None and not self.joined.isdisjoint(names):
+            return None
         if outer is None:
             if len(set(spans)) > 1:
                 return None
@@ -426,17 +434,16 @@ class Fusion:
 
 def operand_bases(args: Mapping[str, object]) -> list[str]:
     """The definitions that a library call's tensor arguments lie in."""
-    found: list[str] = []
+    loads = [value.at(tuple(integer(0) for _ in value.shape)) for value in tensors(args)]
+    return [load.buffer for load in loads if isinstance(load, Load)]
 
-    def visit(value: object) -> None:
+
+def tensors(args: Mapping[str, object]) -> Iterator[Value]:
+    """The tensors among a library call's arguments, in order."""
+    stack = [*args.values()][::-1]
+    while stack:
+        value = stack.pop()
         if isinstance(value, Value):
-            load = value.at(tuple(integer(0) for _ in value.shape))
-            if isinstance(load, Load):
-                found.append(load.buffer)
+            yield value
         elif isinstance(value, (list, tuple)):
-            for v in value:
-                visit(v)
-
-    for value in args.values():
-        visit(value)
-    return found
+            stack += reversed(value)

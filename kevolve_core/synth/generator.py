@@ -21,6 +21,7 @@ from kevolve_core.synth.alike import leaders
 from kevolve_core.synth.channels import CHANNELS_LAST, CONVERTS, LAYOUTS, preferred
 from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_steps, sampled_steps, stepped
 from kevolve_core.synth.graph import Graph
+from kevolve_core.synth.joins import CAT_IN_PLACE
 from kevolve_core.synth.online_attention import ONLINE_ATTENTION
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
 from kevolve_core.synth.reference import graph_of
@@ -41,6 +42,7 @@ class SynthGenerator:
     Draft 0 is the default point with everything fused; the next are the same with what a backend would choose
     about the whole program (`kevolve_core.interfaces.Programming`), the same in the other order of memory
     (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
+    the same with concatenations copied (where some are put together in place),
     the same with attention in parts (where the language has one kernel for it), the default of every other
     language and the spaces' ``starts``; later drafts sample schedules and
     partitions. Under the ``parity`` policy spaces are without their ``coarse`` choices;
@@ -115,7 +117,8 @@ class SynthGenerator:
         target has no tensor library of its own."""
         with self._lock:
             usual = self._usual()
-            partition = evolve(usual, stored=frozenset(self._programs(usual)[0].points))
+            points = frozenset(self._programs(usual)[0].points)
+            partition = evolve(usual, stored=points, in_place=False)
             while cut := frozenset(self._programs(partition)[0].edges) - partition.apart:
                 partition = evolve(partition, apart=partition.apart | cut)
             return self._first(partition, "unfused")
@@ -240,9 +243,10 @@ class SynthGenerator:
 
     def _started(self) -> list[tuple[Genome, str]]:
         """What is tried right after the default: the same with the starts of the choices about the program,
-        where there are any; the same in the other order of memory, where there are two,
-        and with attention in parts, where it is one step; the defaults of the other languages; then every
-        language's first start, second start, and so on. Steps that have fewer keep their default."""
+        where there are any; the same in the other order of memory, where there are two, with concatenations
+        copied, where some are in place, and with attention in parts, where it is one step; the defaults of
+        the other languages; then every language's first start, second start, and so on. Steps that have
+        fewer keep their default."""
         languages = self._languages()
         usual = self._defaults
         others = languages[1:]
@@ -250,6 +254,9 @@ class SynthGenerator:
         if (first := usual[languages[0]]).attention:
             parts = Genome(languages[0], evolve(first, attention=False))
             found.insert(0, (self._with_steps(parts, {}), "attention in parts"))
+        if any(s.joined for s in self._programs(first)):
+            copied = Genome(languages[0], evolve(first, in_place=False))
+            found.insert(0, (self._with_steps(copied, {}), "copies"))
         if self._has_layouts():
             other = Genome(languages[0], _turned(usual[languages[0]]))
             found.insert(0, (self._with_steps(other, {}), "layout"))
@@ -291,7 +298,7 @@ class SynthGenerator:
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
         return moved_partition(
             partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts(),
-            self._fuses(language, partition),
+            self._fuses(language, partition), bool(first.joined),
         )  # fmt: skip
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
@@ -443,6 +450,8 @@ class SynthGenerator:
             names.pop(CHANNELS_LAST, None)
         if not (partition.attention and any(s.attentions for s in self._programs(partition))):
             names.pop(ONLINE_ATTENTION, None)
+        if not (partition.in_place and any(s.joined for s in self._programs(partition))):
+            names.pop(CAT_IN_PLACE, None)
         return ", ".join(names)
 
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:

@@ -2,8 +2,9 @@
 
 A genome is JSON: ``{"generator": "synth", "language": …, "partition": {"apart": [[consumer, producer], …],
 "stored": […], "epilogues": bool, "recomputed": […], "segments": bool, "channels_last": bool, "attention":
-bool}, "steps": {step's name: point of its schedule space}}``. Names are those of the reference's graph, so
-that a genome means the same on every case, and a step that another partition lacks simply takes its default.
+bool, "in_place": bool}, "steps": {step's name: point of its schedule space}}``. Names are those of the
+reference's graph, so that a genome means the same on every case, and a step that another partition lacks
+simply takes its default.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Genome:
             unusual["channels_last"] = True
         if p.attention:
             unusual["attention"] = True
+        if not p.in_place:
+            unusual["in_place"] = False
         return {
             "generator": NAME,
             "language": self.language,
@@ -67,6 +70,7 @@ class Genome:
             bool(p.get("segments", True)),
             bool(p.get("channels_last", False)),
             bool(p.get("attention", False)),
+            bool(p.get("in_place", True)),
         )
         return cls(str(value["language"]), partition, dict(value.get("steps", {})))
 
@@ -104,10 +108,12 @@ def moved_partition(
     tables: Sequence[str] = (),
     layouts: bool = False,
     attention: bool = False,
+    joins: bool = False,
 ) -> Partition:
     """One graph move: cut or join an edge, keep or recompute a shared value or a table, epilogues on or off,
     channels-last memory or not (where there are ``layouts`` to choose from), attention as one step or in
-    parts (where there is ``attention``). The partition itself where there is no move."""
+    parts (where there is ``attention``), concatenations in place or not (where there are ``joins``). The
+    partition itself where there is no move."""
     moves: list[Partition] = [evolve(partition, apart=partition.apart | {e}) for e in edges]
     moves += [evolve(partition, apart=partition.apart - {e}) for e in sorted(partition.apart)]
     moves += [evolve(partition, stored=partition.stored | {n}) for n in shared if n not in partition.stored]
@@ -119,6 +125,8 @@ def moved_partition(
         moves.append(evolve(partition, channels_last=not partition.channels_last))
     if attention:
         moves.append(evolve(partition, attention=not partition.attention))
+    if joins:
+        moves.append(evolve(partition, in_place=not partition.in_place))
     return rng.choice(moves) if moves else partition
 
 

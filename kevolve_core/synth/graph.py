@@ -89,7 +89,8 @@ class Graph:
     ``structure`` that result with leaf numbers in place of tensors (see `kevolve_core.ir.Program`);
     ``rewrites`` names those of `kevolve_core.synth.simplify` that changed it, and ``channels_last`` the
     convolutions that `kevolve_core.synth.channels` may give another order of memory; ``attention`` is whether
-    `kevolve_core.synth.online_attention` looks for attention in what it is lowered to."""
+    `kevolve_core.synth.online_attention` looks for attention in what it is lowered to, and ``in_place``
+    whether `kevolve_core.synth.joins` may put concatenations together without copies."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref, ...]
@@ -97,6 +98,7 @@ class Graph:
     rewrites: tuple[str, ...] = ()
     channels_last: tuple[str, ...] = ()
     attention: bool = False
+    in_place: bool = False
 
     def node(self, name: str) -> Node:
         for n in self.nodes:

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define
 
 from kevolve_core.ir import Buffer, Expr, Op
-from kevolve_core.synth.index import ZERO, Indexer, linear
+from kevolve_core.synth.index import ZERO, Indexer, integer, linear
 
 __all__ = ["Layout", "contiguous"]
 
@@ -18,13 +18,16 @@ class Layout:
     """How a tensor is indexed in a program: dimensions that are contiguous with one another are one.
 
     ``shape`` is the buffer's and ``groups`` lists its dimensions that are one. ``order`` are the tensor's
-    own dimensions in the buffer's order, () where they are the same.
+    own dimensions in the buffer's order, () where they are the same. A tensor that lies inside of another has
+    the layout of that, ``whole``, and is at ``start`` in it.
     """
 
     shape: tuple[int, ...]
     groups: tuple[tuple[int, ...], ...]
     buffer: Buffer
     order: tuple[int, ...] = ()
+    whole: Layout | None = None
+    start: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -59,9 +62,16 @@ class Layout:
         buffer = Buffer(name, tuple(shape), dtype, role, strides=None if plain else steps, **more)
         return cls(tuple(shape), tuple(tuple(g) for g in groups), buffer, tuple(order))
 
+    def part(self, start: Sequence[int], shape: Sequence[int]) -> Layout:
+        """The layout of a tensor of ``shape`` that is the box at ``start`` in this one."""
+        return Layout(tuple(shape), self.groups, self.buffer, self.order, self, tuple(start))
+
     def flat(self, ix: Indexer, logical: Sequence[Expr]) -> tuple[Expr, ...]:
         """The buffer's index of a tensor's: the position in each run of dimensions in its last, 0 in the
         others."""
+        if self.whole is not None:
+            moved = [ix.add(e, integer(s)) for e, s in zip(logical, self.start, strict=True)]
+            return self.whole.flat(ix, moved)
         logical = [logical[d] for d in self.order] if self.order else logical
         out: list[Expr] = [ZERO] * len(self.shape)
         for g in self.groups:
@@ -70,6 +80,8 @@ class Layout:
 
     def spread(self, ix: Indexer, flat: Sequence[Expr]) -> tuple[Expr, ...]:
         """A flat index with one position a dimension, where that needs no division."""
+        if self.whole is not None:
+            return self.whole.spread(ix, flat)
         out = list(flat)
         for g in self.groups:
             parts = ix.unravel(flat[g[-1]], [self.shape[d] for d in g])

@@ -9,7 +9,7 @@ from attrs import define, evolve, field
 
 from kevolve_core.ir import Axis, Expr, Index, Load, LoopNest, Reduce, Scan, Statement, Store, Var, walk
 from kevolve_core.synth.fuse import Fusion, Group
-from kevolve_core.synth.index import Indexer, delinearised, linear
+from kevolve_core.synth.index import ZERO, Indexer, delinearised, integer, linear
 from kevolve_core.synth.inline import Inliner
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def
@@ -71,7 +71,7 @@ class NestBuilder:
 
     def _order(self, group: Group) -> tuple[list[str], dict[str, int]]:
         """The loops, slowest first, and the places of those that are in the order of memory."""
-        order = self._axis_order(group)
+        order = [a for a in self._axis_order(group) if a not in group.shift or self.ix.extents[a] > 1]
         if (moved := self._by_memory(group, order)) is not None:
             return moved, {a: k for k, a in enumerate(moved)}
         return order, {}
@@ -127,18 +127,20 @@ class NestBuilder:
         found: dict[str, frozenset[int]] = {}
         memo: dict[tuple[str, str], frozenset[int]] = {}
 
+        computed = [n for n in group.members if n not in group.there]
+
         def inlined(name: str) -> bool:
-            return not self.fusion.is_leaf(name) or name in group.members
+            return not self.fusion.is_leaf(name) or name in computed
 
         align = self._alignment(group)
-        for name in group.members:
+        for name in computed:
             d = self.fusion.defs[name]
             for own in d.free:
                 if self.fusion.axes.pieces(own) == (own,):
                     axis = self._axis(own, group, align)
-                    found[axis] = found.get(axis, frozenset()) | breaks(
-                        self.fusion.defs, inlined, name, own, memo
-                    )
+                    at = breaks(self.fusion.defs, inlined, name, own, memo)
+                    first = group.shift.get(axis, 0)
+                    found[axis] = found.get(axis, frozenset()) | {b - first for b in at}
         return chosen(self.ix, order, found)
 
     def _body(
@@ -146,7 +148,8 @@ class NestBuilder:
     ) -> tuple[list[Statement], tuple[str, ...]]:
         """Statements, and the graph nodes they cover; reduced axes are named in the order of ``places``."""
         defs = self.fusion.defs
-        inside = set(group.members)
+        computed = [n for n in group.members if n not in group.there]
+        inside = set(computed)
         values: dict[str, Expr] = {}
 
         def resolve(load: Load) -> Expr | None:
@@ -158,7 +161,7 @@ class NestBuilder:
 
         inliner = Inliner(defs, self.ix, self.fusion.is_leaf, resolve)
         align = self._alignment(group)
-        for name in group.members:
+        for name in computed:
             d = defs[name]
             by = self._placement(d, group, align)
             axes = tuple(self.ix.substitute(a, by) for a in d.axes)
@@ -217,11 +220,13 @@ class NestBuilder:
 
     def _placement(self, d: Def, group: Group, align: Mapping[str, str]) -> dict[str, Expr]:
         """``d``'s own axes in terms of the group's."""
-        pieces = {
-            p: Index(self._axis(p, group, align))
-            for a in (*d.free, *d.raxes)
-            for p in self.fusion.axes.pieces(a)
-        }
+        pieces: dict[str, Expr] = {}
+        for p in (p for a in (*d.free, *d.raxes) for p in self.fusion.axes.pieces(a)):
+            axis = self._axis(p, group, align)
+            pieces[p] = Index(axis)
+            if axis in group.shift:
+                inside = Index(axis) if self.ix.extents[axis] > 1 else ZERO
+                pieces[p] = self.ix.add(inside, integer(group.shift[axis]))
         by = self.fusion.axes.substitution(d)
         return {a: self.ix.substitute(e, pieces) for a, e in by.items()}
 
@@ -278,7 +283,8 @@ class NestBuilder:
             d = self.fusion.defs[name]
             if d.kind in {"scan", "scatter"} or d.combiner in {"argmax", "argmin"}:
                 return None
-            accesses = [(a.name, a.index) for a in self.fusion.accesses[name] if self.in_memory(a.name)]
+            read = () if name in group.there else self.fusion.accesses[name]
+            accesses = [(a.name, a.index) for a in read if self.in_memory(a.name)]
             pieces = {p: Index(self._axis(p, group, align)) for p in self._all_axes(d)}
             if self.in_memory(name):
                 own = self.fusion.axes.substitution(d)

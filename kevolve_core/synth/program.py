@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import evolve, frozen
@@ -10,21 +11,21 @@ from attrs import evolve, frozen
 from kevolve_core.ir import (
     Attention,
     Buffer,
-    LibraryCall,
     Load,
     LoopNest,
     OutputRef,
     Program,
     Single,
-    address,
     affine,
     walk,
 )
 from kevolve_core.synth.calls import CallBuilder, recurs
 from kevolve_core.synth.channels import ChannelsLast
-from kevolve_core.synth.fuse import Fusion, Group, operand_bases
+from kevolve_core.synth.epilogues import Part, followed
+from kevolve_core.synth.fuse import Fusion, Group, operand_bases, tensors
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.inline import LEAVES
+from kevolve_core.synth.joins import Cut, Joins
 from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
 from kevolve_core.synth.nests import NestBuilder
@@ -48,6 +49,7 @@ class Partition:
         channels_last: whether convolutions run on channels-last memory (`kevolve_core.synth.channels`).
         attention: whether attention is one step (`kevolve_core.synth.online_attention`); off by default,
             since only some languages have a kernel for it.
+        in_place: whether concatenations are put together in place (`kevolve_core.synth.joins`).
     """
 
     apart: frozenset[tuple[str, str]] = frozenset()
@@ -57,6 +59,7 @@ class Partition:
     segments: bool = True
     channels_last: bool = False
     attention: bool = False
+    in_place: bool = True
 
 
 @frozen(eq=False)
@@ -71,6 +74,7 @@ class Synthesised:
     tables: tuple[str, ...] = ()  # kept in memory because many elements share them
     points: tuple[str, ...] = ()  # every pointwise definition that the result depends on
     attentions: tuple[str, ...] = ()  # steps of attention that are one step, or could be
+    joined: tuple[str, ...] = ()  # concatenations in memory that are put together in place, or may be
 
 
 def synthesise(graph: Graph, case: str = "", partition: Partition | None = None) -> Synthesised:
@@ -81,7 +85,7 @@ def synthesise(graph: Graph, case: str = "", partition: Partition | None = None)
     """
     partition = partition or Partition()
     last = frozenset(graph.channels_last) if partition.channels_last else frozenset()
-    made = _Assembler(lower(graph), case, partition, last).assembled()
+    made = _Assembler(lower(graph), case, partition, last, graph.in_place).assembled()
     if not graph.attention:
         return made
     fused = attended(made.program)
@@ -90,12 +94,15 @@ def synthesise(graph: Graph, case: str = "", partition: Partition | None = None)
 
 
 class _Assembler:
-    def __init__(self, lowered: Lowered, case: str, partition: Partition, last: frozenset[str]) -> None:
+    def __init__(
+        self, lowered: Lowered, case: str, partition: Partition, last: frozenset[str], in_place: bool
+    ) -> None:
         self.lowered = lowered
         self.lowering: Lowering = lowered.lowering
         self.case = case
         self.partition = partition
         self.last = last  # convolutions that run on channels-last memory
+        self.in_place = in_place  # whether the graph's rewrites let concatenations be put together so
         self.orders: dict[str, tuple[int, ...]] = {}  # of definitions that lie so
         self.layouts: dict[str, Layout] = {}
         self.buffer_names: dict[str, str] = {}
@@ -103,6 +110,7 @@ class _Assembler:
         self.outputs: set[str] = set()
         self.search_rows: set[str] = set()
         self.started: dict[str, str] = {}  # what a scattered definition starts as -> that definition
+        self.built: list[tuple[Group, LoopNest]] = []  # nests, with what they were built from
 
     def assembled(self) -> Synthesised:
         lowering = self.lowering
@@ -129,13 +137,23 @@ class _Assembler:
             for n in (*self.partition.stored, *lowering.stored, *self.tables - self.partition.recomputed)
             if n in lowering.defs and lowering.defs[n].kind == "point"
         }
+        self.joins = Joins(
+            lowering, {*self.outputs, *self.started, *self.search_rows, *self.started.values()}
+        )
+        if self.in_place and self.partition.in_place:
+            required |= self.joins.choose(required, self._live())
         required |= landings(lowering.defs, required)
         fusion = self._fused(required)
         groups = fusion.groups()
         self._decide_memory(fusion, groups)
         if self.orders:
             channels.follow(self.memory, lambda name: [a.name for a in fusion.accesses.get(name, ())])
+        self.joins.settle(fusion, groups, self.orders, self._views_of)
         steps = self._steps(fusion, groups)
+        while clashes := self.joins.clashes(self.built, lambda n: self.layout(n).buffer.name, fusion):
+            for name in clashes:
+                del self.joins.places[name]
+            steps = self._steps(fusion, groups)
         buffers = self._buffers(steps)
         outputs = tuple(self._output_ref(base, v) for base, v in values)
         program = Program(self.case, buffers, tuple(steps), outputs, self.lowered.structure)
@@ -143,7 +161,11 @@ class _Assembler:
         points = tuple(n for n, d in lowering.defs.items() if d.kind == "point" and n in live)
         edges = tuple(fusion.fused_edges)
         kept = tuple(sorted(self.tables & set(points)))
-        return Synthesised(program, edges, self._shared(fusion), self.lowered.opaque, kept, points)
+        held = self.joins.cut if self.partition.in_place else self.memory & lowering.joins.keys()
+        joined = tuple(sorted(held)) if self.in_place else ()
+        return Synthesised(
+            program, edges, self._shared(fusion), self.lowered.opaque, kept, points, joined=joined
+        )
 
     # --- what lies in memory --------------------------------------------------------------------------------
 
@@ -223,7 +245,8 @@ class _Assembler:
         rows = {n for n in self.search_rows & live if defs[n].kind not in LEAVES}
         roots = (needed & live) | rows
         while True:
-            fusion = Fusion(dict(self.lowering.defs), ix, roots, self.partition.apart)
+            joined = self.joins.joined
+            fusion = Fusion(dict(self.lowering.defs), ix, roots, self.partition.apart, joined)
             fusion.analyse()
             if split_rows(self.lowering, fusion) or split_large(self.lowering, fusion):
                 roots |= {n for n in fusion.required if n in self.lowering.defs}
@@ -281,6 +304,8 @@ class _Assembler:
         """The buffer of definition ``name``."""
         if name in self.started:  # what is scattered into lies where the result does
             return self.layout(self.started[name])
+        if name not in self.layouts and (inside := self.joins.layout(name, self.layout)) is not None:
+            self.layouts[name] = inside
         if name not in self.layouts:
             d = self.fusion.defs[name]
             role = (
@@ -338,11 +363,25 @@ class _Assembler:
 
     # --- steps ----------------------------------------------------------------------------------------------
 
+    def _views_of(self, name: str) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Shape and strides of the views of definition ``name`` that library calls take."""
+        live = self._live()
+        for d in self.lowering.defs.values():
+            for value in tensors(d.call.args) if d.call is not None and d.name in live else ():
+                axes = self.lowering.own_axes(value.shape)
+                load = value.at(axes)
+                if isinstance(load, Load) and load.buffer == name:
+                    yield self._calls(self.fusion).strided(name, load, axes, value.shape)[:2]
+
     def _steps(self, fusion: Fusion, groups: Sequence[Group]) -> list[Single]:
+        self.layouts, self.buffer_names, self.built = {}, {}, []
         builder = NestBuilder(fusion, self.layout, lambda n: n in self.memory, self.partition.segments)
         calls = self._calls(fusion)
-        epilogue_of = self._epilogues(fusion, groups) if self.partition.epilogues else {}
-        inside = {k: g for g, k in epilogue_of.items()}
+        cuts = self._cuts(fusion, groups)
+        epilogue_of = self._epilogues(fusion, groups, cuts) if self.partition.epilogues else {}
+        inside: dict[int, list[int]] = {}
+        for g, k in epilogue_of.items():
+            inside.setdefault(k, []).append(g)
         steps: list[Single] = []
         for k, group in enumerate(groups):
             if group.library and recurs(fusion, group):
@@ -352,21 +391,39 @@ class _Assembler:
                 if k not in epilogue_of:
                     steps.append(calls.call(group))
                 continue
-            if k in inside:
-                call = calls.call(groups[inside[k]])
-                nest = builder.epilogue(group)
-                if nest is None:
-                    steps.extend([call, *builder.nests(group)])
-                elif self._tiles(call, nest):
-                    steps.append(evolve(call, epilogue=nest))
-                else:
-                    steps.extend([call, builder.after(group, nest)])
-                continue
-            steps.extend(builder.nests(group))
+            before = [calls.call(groups[g]) for g in inside.get(k, ())]
+            parts: list[Part] = []
+            for cut in cuts[k]:
+                first = bool(before) and (len(cuts[k]) == 1 or bool(cut.follows))
+                epilogue = builder.epilogue(cut.group) if first else None
+                nests = builder.nests(cut.group) if epilogue is None else [epilogue]
+                parts.append(Part(tuple(nests), epilogue is not None, partial(builder.after, cut.group)))
+                self.built += [(cut.group, nest) for nest in nests]
+            results = {x.buffer.name: x.buffer for x in self.layouts.values()} if before else {}
+            steps.extend(followed(before, parts, results))
         return steps
 
-    def _epilogues(self, fusion: Fusion, groups: Sequence[Group]) -> dict[int, int]:
-        """Library group -> the one group that reads its result, where nothing else does."""
+    def _cuts(self, fusion: Fusion, groups: Sequence[Group]) -> list[list[Cut]]:
+        """The nests of each group."""
+        self.joins.cut.clear()
+        if not (self.in_place and self.partition.in_place):
+            return [[Cut(group)] for group in groups]
+        readers: dict[str, set[int]] = {}
+        for k, group in enumerate(groups):
+            for name in {a.name for n in group.members for a in fusion.accesses[n]}:
+                readers.setdefault(name, set()).add(k)
+
+        def sole(name: str) -> bool:
+            alone = len(readers.get(name, ())) == 1 and name not in self.outputs
+            return self.partition.epilogues and alone
+
+        return [self.joins.cuts(fusion, group, self.memory, sole) for group in groups]
+
+    def _epilogues(
+        self, fusion: Fusion, groups: Sequence[Group], cuts: Sequence[Sequence[Cut]]
+    ) -> dict[int, int]:
+        """Library group -> the one group that reads its result, where nothing else does; several to one group
+        only where its nest is cut."""
         found: dict[int, int] = {}
         for k, group in enumerate(groups):
             if not group.library or len(group.members) != 1 or group.members[0] in self.outputs:
@@ -380,31 +437,11 @@ class _Assembler:
                 for n in g.members
                 if any(a.name == name for a in fusion.accesses[n])
             ]
-            if len(set(readers)) == 1 and not groups[readers[0]].library and readers[0] not in found.values():
+            if len(set(readers)) != 1 or groups[readers[0]].library:
+                continue
+            if readers[0] not in found.values() or any(c.follows == name for c in cuts[readers[0]]):
                 found[k] = readers[0]
         return found
-
-    def _tiles(self, call: LibraryCall, nest: LoopNest) -> bool:
-        """Whether every read of the call's output stays in the row of the nest's first axis."""
-        buffer = self.layouts_by_buffer()[call.output]
-        shape = buffer.shape
-        if not nest.outer or nest.axes[0].extent != shape[0] or buffer.strides is not None:
-            return False
-        row = buffer.size // shape[0]
-        first = nest.axes[0].name
-        for e in nest.expressions():
-            for n in walk(e):
-                if isinstance(n, Load) and n.buffer == call.output:
-                    form = address(n, buffer)
-                    if form is None or form[1].get(first, 0) != row:
-                        return False
-                    rest = form[0] + sum(c * (nest.extent(a) - 1) for a, c in form[1].items() if a != first)
-                    if form[0] < 0 or rest >= row or any(c < 0 for c in form[1].values()):
-                        return False
-        return True
-
-    def layouts_by_buffer(self) -> dict[str, Buffer]:
-        return {x.buffer.name: x.buffer for x in self.layouts.values()}
 
 
 _ROLES = ("input", "param", "constant", "temp", "output")

@@ -12,6 +12,7 @@ from kevolve_core.errors import ConfigError, suggest
 from kevolve_core.synth.algebra import batch_norm_folding, mean_of_convolution, sums_of_products
 from kevolve_core.synth.channels import channels_last
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, references, replace_refs
+from kevolve_core.synth.joins import CAT_IN_PLACE, cat_in_place
 from kevolve_core.synth.online_attention import online_attention
 
 __all__ = ["REWRITES", "simplified"]
@@ -192,6 +193,7 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {
     "dead_code": dead_code,
     "channels_last": channels_last,
     "online_attention": online_attention,
+    CAT_IN_PLACE: cat_in_place,
 }
 
 

@@ -120,6 +120,14 @@ def _network() -> torch.nn.Module:
     return nn.Sequential(*layers, *more).eval()
 
 
+def _dense(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+    """Every layer reads what all before it made, by a convolution or by pooling it."""
+    features = [F.max_pool2d(x, 3, 1, 1)]
+    for w in weights:
+        features.append(F.conv2d(torch.cat(features, 1).relu(), w, padding=1))
+    return torch.cat([*features, F.avg_pool2d(features[-1], 3, 1, 1)], 1)
+
+
 PROBLEMS: Mapping[str, Problem] = {
     "broadcast and transpose": Problem(lambda x, y: (x + y.t()).relu(), _normal((5, 7), (7, 5))),
     "softmax": Problem(lambda x: F.softmax(x, -1), _normal((5, 70))),
@@ -160,6 +168,13 @@ PROBLEMS: Mapping[str, Problem] = {
         F.cross_entropy, lambda: [torch.randn(6, 40), torch.randint(0, 40, (6,))]
     ),
     "concatenation": Problem(lambda x, y: torch.cat([x, y], 1) * 2, _normal((6, 40), (6, 8))),
+    "concatenation in place": Problem(
+        lambda x, y: torch.cat([x.softmax(1), y.cumsum(1), y.sum(0, keepdim=True), x], 0),
+        _normal((6, 20), (3, 20)),
+    ),
+    "dense block": Problem(
+        _dense, _normal((2, 3, 5, 7), (4, 3, 3, 3), (2, 7, 3, 3)), {"library": {}, "generated": _SMALL}
+    ),
     "padding": Problem(lambda x: F.pad(x, (1, 2, 3, 4)), _normal((6, 40))),
     "small numbers of float64": Problem(
         lambda x: (torch.asinh(x), torch.atanh(x), torch.acosh(1 + x.abs()), torch.log1p(x),

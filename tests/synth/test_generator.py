@@ -345,6 +345,34 @@ def test_the_search_may_change_the_order_of_memory() -> None:
     assert found == {Partition(channels_last=True)}
 
 
+JOINED = KernelSpec(
+    "j",
+    Reference(
+        "import torch\n\ndef j(x):\n    return torch.cat((x.softmax(1), x.cumsum(1)), 0)\n",
+        "j",
+    ),
+    (Case("a", (InputSpec("x", (4, 6)),)),),
+)
+
+
+@pytest.mark.parametrize(("without", "second"), [((), ("copies", "")), (("cat_in_place",), None)])
+def test_concatenations_are_in_place_and_the_next_draft_copies_them(
+    without: Sequence[str], second: tuple[str, str] | None
+) -> None:
+    graph = partial(graph_of, without=without)
+    made = SynthGenerator(JOINED, {"text": Printer()}, space, DEVICE, graph=graph)
+    drafts = [made.propose_now(Proposal(JOINED, DEVICE, k, 7), 1)[0].origin.notes for k in range(2)]
+    found = [(d["move"], d["rewrites"]) for d in drafts]
+    assert found[0] == ("default", "" if without else "cat_in_place")
+    assert second is None or found[1] == second
+    assert without == () or found[1][0] != "copies"
+
+
+def test_the_search_may_copy_concatenations() -> None:
+    found = {moved_partition(Partition(), (), (), False, random.Random(k), joins=True) for k in range(3)}
+    assert found == {Partition(in_place=False)}
+
+
 ATTENTION = KernelSpec(
     "h",
     Reference("import torch\n\ndef h(q, k, v):\n    return torch.softmax(q @ k.mT, -1) @ v\n", "h"),

@@ -21,7 +21,8 @@ from kevolve_core.synth.graph import Node
 from kevolve_core.synth.index import ZERO, Indexer, linear
 
 __all__ = [
-    "Call", "DeclinedError", "Def", "Lowering", "Table", "Value", "accumulator", "cast", "lowers", "wide",
+    "Call", "DeclinedError", "Def", "Join", "Lowering", "Part", "Table", "Value", "accumulator", "cast",
+    "lowers", "wide",
 ]  # fmt: skip
 
 Loader = Callable[[tuple[Expr, ...]], Expr]
@@ -33,6 +34,24 @@ _INTEGERS = frozenset(["int64", "int32", "int16", "int8", "uint8"])
 
 class DeclinedError(Exception):
     """Raised by a rule for arguments that it leaves to the target's library."""
+
+
+@frozen
+class Part:
+    """Definition ``name`` at positions ``start`` to ``start + size`` of a `Join`."""
+
+    name: str
+    start: int
+    size: int
+
+
+@frozen
+class Join:
+    """How a definition is put together along dimension ``dim`` from ``parts``, which have as many dimensions
+    as it, in order and without those of no elements."""
+
+    dim: int
+    parts: tuple[Part, ...]
 
 
 @frozen(eq=False)
@@ -148,6 +167,7 @@ class Lowering:
         self.ix = Indexer()
         self.defs: dict[str, Def] = {}
         self.stored: set[str] = set()  # pointwise definitions that are to lie in memory
+        self.joins: dict[str, Join] = {}  # definitions that concatenate others
         self.node: Node | None = None
         self.read: dict[str, set[int]] = {}  # which results of nodes with several are read
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from kevolve_core.ir import Const, Expr, Load, Op
 from kevolve_core.synth.index import ZERO, integer
-from kevolve_core.synth.lower.core import Lowering, Number, Value, cast, dims_of, lowers
+from kevolve_core.synth.lower.core import Join, Lowering, Number, Part, Value, cast, dims_of, lowers
 from kevolve_core.synth.lower.pointwise import where
 
 __all__ = ["reshaped"]
@@ -280,11 +281,10 @@ def _cat(lowering: Lowering, tensors: Sequence[Value], dim: int = 0) -> Value:
         if t.definition and lowering.defs[t.definition].label == "cat":
             lowering.stored.add(t.definition)
 
+    ends = list(itertools.accumulate(t.shape[d] for t in parts))
+    pieces = [(t, end) for t, end in zip(sources, ends, strict=True) if t.shape[d]]
+
     def make(i: tuple[Expr, ...]) -> Expr:
-        ends: list[int] = []
-        for t in parts:
-            ends.append((ends[-1] if ends else 0) + t.shape[d])
-        pieces = [(t, end) for t, end in zip(sources, ends, strict=True) if t.shape[d]]
         if not pieces:
             raise lowering.unsupported("concatenation of empty tensors only")
 
@@ -301,7 +301,10 @@ def _cat(lowering: Lowering, tensors: Sequence[Value], dim: int = 0) -> Value:
 
         return among(0, len(pieces))
 
-    return lowering.point(shape, dtype, make)
+    whole = lowering.point(shape, dtype, make)
+    joined = tuple(Part(t.definition, end - t.shape[d], t.shape[d]) for t, end in pieces)
+    lowering.joins[whole.definition] = Join(d, joined)
+    return whole
 
 
 @lowers("stack.default")
