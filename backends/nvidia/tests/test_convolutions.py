@@ -268,10 +268,10 @@ def test_every_schedule_fits_a_block_and_the_default_is_legal() -> None:
         assert g is not None
         assert space is not None
         assert space.is_legal(space.default())
-        for channels, pixels, turns, last in itertools.product(
-            (64, 128, 256), (64, 128, 256), (1, 2), (0, 1)
+        for channels, pixels, width, last in itertools.product(
+            (64, 128, 256), (64, 128, 256), (0, 8, 128), (0, 1)
         ):
-            point = {"tile_channels": channels, "tile_pixels": pixels, "tile_turns": turns, "tile_stages": 8}
+            point = {"tile_channels": channels, "tile_pixels": pixels, "tile_width": width, "tile_stages": 8}
             s = convolution_schedule_of(g, point, 4, 132, bool(last))
             assert (s.shared_bytes(g, 4) <= 227 << 10, s.sums(bool(last)) <= 128) == (True, True)
             assert max(s.walk(g).copied) <= 256
@@ -288,7 +288,7 @@ def test_few_filters_have_a_tile_of_their_own() -> None:
     g = geometry_of(call_of((8, 64, 512, 1024), (64, 64, 3, 3)), 4)
     assert g is not None
     s = convolution_schedule_of(g, {}, 4, 132, False)
-    assert (s.channels, s.pixels, s.width, s.cluster) == (64, 256, 32, 2)
+    assert (s.channels, s.pixels, s.width, s.cluster) == (64, 256, 128, 2)
 
 
 def test_other_architectures_keep_the_choices_of_triton() -> None:

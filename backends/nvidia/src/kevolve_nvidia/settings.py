@@ -47,7 +47,7 @@ OPTIONS_SCHEMA: Mapping[str, Any] = {
         "compile_timeout_s": {
             "type": "number",
             "exclusiveMinimum": 0,
-            "description": "wall time one candidate may take to compile on one case; default 120",
+            "description": "wall time one candidate may take to compile on one case; default 240, as many compile at a time",
         },
         "compile_workers": {
             "type": "integer",
@@ -79,7 +79,7 @@ class Settings:
     include_dirs: tuple[str, ...] = ()
     cache_dir: str = ""
     cache_bytes: int = 8 << 30
-    compile_timeout_s: float = 120.0
+    compile_timeout_s: float = 240.0
     compile_workers: int = 0
     queue_ahead_us: float = 3000.0
 
