@@ -47,7 +47,7 @@ OPTIONS_SCHEMA: Mapping[str, Any] = {
         "compile_timeout_s": {
             "type": "number",
             "exclusiveMinimum": 0,
-            "description": "wall time one candidate may take to compile on one case; default 240, as many compile at a time",
+            "description": "wall time one candidate may take to compile on one case; default 240",
         },
         "compile_workers": {
             "type": "integer",
