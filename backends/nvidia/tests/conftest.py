@@ -1,5 +1,6 @@
 """Small hand-written kernels, and a compiler that no GPU is needed for."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from kevolve_core.model import Candidate
 from kevolve_nvidia.compiler import NvidiaCompiler
 from kevolve_nvidia.facts import compile_only
 from kevolve_nvidia.settings import Settings
+
+#: For tests that need CuTe DSL.
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("nvidia_cutlass_dsl") is None,
+    reason="CuTe DSL is not installed: pip install 'kevolve-nvidia[cute]'",
+)
 
 SPEC = KernelSpec(
     "scale",

@@ -29,7 +29,7 @@ from kevolve_nvidia.cutedsl.walk import ConvolutionWalk, first_sum, sum_at
 from kevolve_nvidia.facts import compile_only, target_of
 from kevolve_nvidia.rendering import schedule_space
 
-from .test_cute import installed
+from .conftest import installed
 
 HOPPER = compile_only("sm_90a")
 

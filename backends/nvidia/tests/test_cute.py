@@ -1,4 +1,3 @@
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,9 @@ from kevolve_nvidia import compiler as compilers
 from kevolve_nvidia.compiler import NvidiaCompiler
 from kevolve_nvidia.facts import target_of
 
-from .conftest import SPEC
+from .conftest import SPEC, installed
 
 MAIN = SPEC.cases[0]
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("nvidia_cutlass_dsl") is None,
-    reason="CuTe DSL is not installed: pip install 'kevolve-nvidia[cute]'",
-)
 
 CUTE = """
 import cutlass
