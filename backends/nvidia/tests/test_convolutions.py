@@ -162,7 +162,7 @@ CASES: Mapping[str, tuple[Any, ...]] = {
 }  # fmt: skip
 POINTS: tuple[Mapping[str, Any], ...] = (
     {},
-    {"tile_channels": 64, "tile_pixels": 128, "tile_width": 8, "tile_turns": 2},
+    {"tile_channels": 64, "tile_pixels": 128, "tile_width": 8},
     {"tile_channels": 128, "tile_pixels": 64, "tile_columns": 1, "tile_cluster": 2, "tile_depth": 16},
 )
 

@@ -1,6 +1,5 @@
 """What `synth` writes in CUDA C++ and CuTe DSL, up to the cubin."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,10 @@ from kevolve_nvidia.nvrtc import compile_cuda
 from kevolve_nvidia.rendering import schedule_space
 from kevolve_nvidia.standalone import loader_source
 
+from .conftest import installed
+
 HOPPER = compile_only("sm_90a")
 GOLDEN = Path(__file__).parent / "golden"
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("nvidia_cutlass_dsl") is None,
-    reason="CuTe DSL is not installed: pip install 'kevolve-nvidia[cute]'",
-)
 
 REFERENCES = {
     "softmax": "torch.softmax(x, -1)",

@@ -27,9 +27,8 @@ class HopperConvolution:
 
     A persistent kernel. One warp copies boxes of the image and tiles of the filters into two rings in shared
     memory (TMA, which reads zeros outside of the image, and rounds float32 to TF32). Warpgroups multiply
-    them (wgmma) and store what the epilogue makes of the sums. With ``alternate`` each of two has tiles of
-    its own, so that one multiplies while the other stores; otherwise they share them. Clusters of blocks
-    with neighbouring pixels share the filters (multicast).
+    them (wgmma) and store what the epilogue makes of the sums. Clusters of blocks with neighbouring pixels
+    share the filters (multicast).
 
     walk: a `ConvolutionWalk`. depth: input channels of a step. copies, stages: of the image and the filters
     in flight. clusters: how many there are. element: what is multiplied. taken: input channels. extents,
@@ -41,17 +40,16 @@ class HopperConvolution:
 
     def __init__(
         self, walk, depth, copies, stages, clusters, element, taken, extents, image, d, constants, epilogue,
-        vector=1, alternate=False,
+        vector=1,
     ):  # fmt: skip
         self.walk, self.depth, self.copies, self.stages = walk, depth, copies, stages
         self.clusters, self.element, self.taken = clusters, element, taken
         self.kept = cutlass.Float32 if element is cutlass.TFloat32 else element
         self.extents, self.image, self.d = extents, image, d
-        self.constants, self.epilogue, self.vector, self.alternate = constants, epilogue, vector, alternate
+        self.constants, self.epilogue, self.vector = constants, epilogue, vector
         self.by_pixels = d[4] == 1
         self.tile = (walk.pixels, walk.tile) if self.by_pixels else (walk.tile, walk.pixels)
-        self.warpgroups = 2 if alternate or self.tile[0] > 64 else 1
-        self.joined = 1 if alternate else self.warpgroups
+        self.warpgroups = 2 if self.tile[0] > 64 else 1
         self.steps = -(-taken // depth) * walk.copies
 
     @cute.jit
@@ -110,9 +108,9 @@ class HopperConvolution:
         if self.element is cutlass.TFloat32:
             source = warpgroup.OperandSource.SMEM
             op = _Tf32Products(self.element, cutlass.Float32, (*shape, 8), source, major, major)
-            return cute.make_tiled_mma(cute.make_mma_atom(op), (self.joined, 1, 1))
+            return cute.make_tiled_mma(cute.make_mma_atom(op), (self.warpgroups, 1, 1))
         return hopper.make_trivial_tiled_mma(
-            self.element, self.element, major, major, cutlass.Float32, (self.joined, 1, 1), shape
+            self.element, self.element, major, major, cutlass.Float32, (self.warpgroups, 1, 1), shape
         )
 
     @cute.kernel
@@ -146,7 +144,7 @@ class HopperConvolution:
         storage = utils.SmemAllocator().allocate(Storage)
         image_shared = storage.image_slots.get_tensor(image_layout.outer, swizzle=image_layout.inner)
         filter_shared = storage.filter_slots.get_tensor(filter_layout.outer, swizzle=filter_layout.inner)
-        warps = self.joined * 4
+        warps = self.warpgroups * 4
         cluster = cute.make_layout((1, self.walk.cluster, 1, 1))
         bytes_deep = self.depth * self.element.width // 8
         image_ring = pipeline.PipelineTmaAsync.create(
@@ -231,8 +229,7 @@ class HopperConvolution:
             if cutlass.const_expr(self.warpgroups == 2):
                 cute.arch.setmaxregister_increase(232)
             group = cute.arch.make_warp_uniform(thread // 128) - 1
-            mine = 0 if self.alternate else group
-            part_of = add.get_slice(cute.make_layout(self.joined, stride=128)(mine))
+            part_of = add.get_slice(cute.make_layout(self.warpgroups, stride=128)(group))
             images, filters = self.operands(part_of, add, storage, image_layout, filter_layout)
             add.set(warpgroup.Field.ACCUMULATE, True)
             shape = add.get_slice(0).partition_C(cute.make_identity_tensor(self.tile)).shape
@@ -241,27 +238,14 @@ class HopperConvolution:
             kept = storage.sums.get_tensor(
                 cute.make_layout((self.warpgroups * 4, 8, 2, 36), stride=(8 * 72, 72, 1, 2))
             )
-            among = thread - 128 - (group * 128 if self.alternate else 0)
             consumer = pipeline.PipelineUserType.Consumer
             image_read = pipeline.make_pipeline_state(consumer, self.copies)
             image_free = pipeline.make_pipeline_state(consumer, self.copies)
             filter_read = pipeline.make_pipeline_state(consumer, self.stages)
             filter_free = pipeline.make_pipeline_state(consumer, self.stages)
-            begin, further = first, stride
-            if cutlass.const_expr(self.alternate):
-                begin, further = first + group * stride, stride * 2
-                image_read.advance(cutlass.Int32(group * self.steps))
-                image_free.advance(cutlass.Int32(group * self.steps))
-                filter_read.advance(cutlass.Int32(group * self.steps * self.walk.shared))
-                filter_free.advance(cutlass.Int32(group * self.steps * self.walk.shared))
-                if group == 1:
-                    cute.arch.barrier_arrive(barrier_id=1, number_of_threads=256)
-            for place in cutlass.range(begin, self.walk.tiles, further, unroll=1):
+            for place in cutlass.range(first, self.walk.tiles, stride, unroll=1):
                 channel, pixel = self.walk.at(place, rank)
                 total.fill(0.0)
-                # Barriers tell neighbouring rounds of a ring apart alone: nobody may wait for a later one.
-                if cutlass.const_expr(self.alternate):
-                    cute.arch.barrier(barrier_id=group + 1, number_of_threads=256)
                 for step in cutlass.range(self.steps, unroll=1):
                     image_ring.consumer_wait(image_read)
                     for row in cutlass.range_constexpr(self.walk.shared):
@@ -284,13 +268,7 @@ class HopperConvolution:
                 filter_free.advance()
                 image_ring.consumer_release(image_free)
                 image_free.advance()
-                if cutlass.const_expr(self.alternate):
-                    cute.arch.barrier_arrive(barrier_id=2 - group, number_of_threads=256)
-                    image_read.advance(cutlass.Int32(self.steps))
-                    image_free.advance(cutlass.Int32(self.steps))
-                    filter_read.advance(cutlass.Int32(self.steps * self.walk.shared))
-                    filter_free.advance(cutlass.Int32(self.steps * self.walk.shared))
-                self.store(d, more, total, kept, among, channel, pixel)
+                self.store(d, more, total, kept, thread - 128, channel, pixel)
 
     def operands(self, part_of, add, storage, image_layout, filter_layout):
         """What the instruction reads: (…, block of depth, row of taps, copy) of the image, (…, block of
@@ -338,7 +316,7 @@ class HopperConvolution:
         rows, columns = self.tile
         lane, own = thread % 32, kept[(cute.arch.thread_idx()[0] // 32 - 4, None, None, None)]
         first_row, first_column = first_sum(thread)
-        for block in cutlass.range_constexpr(rows // (64 * self.joined)):
+        for block in cutlass.range_constexpr(rows // (64 * self.warpgroups)):
             for chunk in cutlass.range_constexpr(columns // 64):
                 for half in cutlass.range_constexpr(2):
                     for eight in cutlass.range_constexpr(8):
@@ -347,7 +325,7 @@ class HopperConvolution:
                         pair[0], pair[1] = total[at], total[at + 1]
                         cute.autovec_copy(pair, own[(lane // 4, None, eight * 4 + first_column // 2)])
                     cute.arch.sync_warp()
-                    top = first_row - lane // 4 + block * 64 * self.joined + half * 8
+                    top = first_row - lane // 4 + block * 64 * self.warpgroups + half * 8
                     for row in cutlass.range(8, unroll=4):
                         taken = cute.make_rmem_tensor(2, cutlass.Float32)
                         cute.autovec_copy(own[(row, None, lane)], taken)

@@ -144,7 +144,7 @@ class _Convolution:
             f"    clusters={self.processors // s.cluster}, element=cutlass.{_ELEMENTS[self.c.left.dtype]},",
             f"    taken={g.taken}, extents={(*g.image, g.images)}, image={g.strides}, d={self.steps},",
             f"    constants={function}_constants, epilogue={function}_epilogue,",
-            f"    vector={self._vector()}, alternate={s.turns == 2},",
+            f"    vector={self._vector()},",
             ")",
             "",
             "",

@@ -129,8 +129,7 @@ class ConvolutionSchedule:
     """Tile (output channels, pixels; ``width`` of a box of pixels), ``depth`` in input channels, ``copies``
     of the image and ``stages`` of the filters in flight, blocks that share filters.
 
-    ``columns`` is 2 where the taps of a column read one copy of the image and 1 where each has its own;
-    ``turns`` is 2 where two warpgroups take turns with tiles of their own and 1 where they share one.
+    ``columns`` is 2 where the taps of a column read one copy of the image and 1 where each has its own.
     """
 
     channels: int = 128
@@ -141,7 +140,6 @@ class ConvolutionSchedule:
     stages: int = 4
     cluster: int = 1
     columns: int = 2
-    turns: int = 1
 
     def walk(self, g: Geometry) -> ConvolutionWalk:
         """How it walks a convolution."""
@@ -173,7 +171,7 @@ class ConvolutionSchedule:
     def sums(self, by_pixels: bool) -> int:
         """Float32 registers of a thread for results; ``by_pixels`` where rows of products are pixels."""
         rows = self.pixels if by_pixels else self.channels
-        return self.channels * self.pixels // (128 * (1 if self.turns == 2 or rows == 64 else 2))
+        return self.channels * self.pixels // (128 * (1 if rows == 64 else 2))
 
 
 _FIELDS = tuple(a.name for a in ConvolutionSchedule.__attrs_attrs__)
@@ -193,13 +191,13 @@ def default_convolution(
     deepest = 128 // size
     s = ConvolutionSchedule(depth=deepest if g.taken > deepest // 2 else deepest // 2, stages=3)
     few = g.filters <= 64
-    tiles = [(64, 256, 1), (64, 128, 1), (64, 64, 1)] if few else [(128, 256, 1), (128, 128, 1), (64, 64, 1)]
+    tiles = [(64, 256), (64, 128), (64, 64)] if few else [(128, 256), (128, 128), (64, 64)]
     if by_pixels:
-        tiles = [(64, 128, 1)] if few else [(128, 128, 1) if g.filters <= 128 else (256, 128, 1)]
-        tiles += [(64, 64, 1)]
-    for channels, pixels, turns in tiles:
-        s = evolve(s, channels=channels, pixels=pixels, turns=turns)
-        s = evolve(s, **{k: v for k, v in given.items() if k in ("channels", "pixels", "turns")})
+        tiles = [(64, 128)] if few else [(128, 128) if g.filters <= 128 else (256, 128)]
+        tiles += [(64, 64)]
+    for channels, pixels in tiles:
+        s = evolve(s, channels=channels, pixels=pixels)
+        s = evolve(s, **{k: v for k, v in given.items() if k in ("channels", "pixels")})
         if s.walk(g).tiles >= processors:
             break
     while s.sums(by_pixels) > _SUMS_PER_THREAD:
@@ -209,7 +207,7 @@ def default_convolution(
     # On an H100 neighbours that share filters took 3.49 ms and others 4.26 (8 x 64 x 512 x 1024, 3 x 3).
     pairs = s.walk(g).tiles >= 2 * processors
     s = evolve(s, cluster=2 if pairs else 1)
-    s = evolve(s, **{k: v for k, v in given.items() if k not in ("channels", "pixels", "turns")})
+    s = evolve(s, **{k: v for k, v in given.items() if k not in ("channels", "pixels")})
     s = evolve(s, width=min(s.width, s.pixels))
     if s.shared_bytes(g, size) > _SHARED_BYTES and "columns" not in given:
         s = evolve(s, columns=1)
