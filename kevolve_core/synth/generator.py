@@ -344,7 +344,9 @@ class SynthGenerator:
             converts = bool(self._device.facts.get(CONVERTS))
             gains = first and all(preferred(g, converts) for g in self._captured().values())
             windows = self._device.facts.get(DEPTHWISE, WINDOWS) == WINDOWS
-            self._first_partition = Partition(channels_last=gains, windowed=windows or not self._has_windows())
+            self._first_partition = Partition(
+                channels_last=gains, windowed=windows or not self._has_windows()
+            )
         return self._first_partition
 
     def _programs(self, partition: Partition) -> tuple[Synthesised, ...]:

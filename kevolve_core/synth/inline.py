@@ -123,10 +123,6 @@ class Inliner:
         if e.name == "where" and isinstance(taken := self._expand(e.args[0], mask, memo), Const):
             return self._expand(e.args[1] if taken.value else e.args[2], mask, memo)
         args = tuple(self._expand(a, mask, memo) for a in e.args)
-        if e.name in {"logical_and", "logical_or"}:
-            for one, other in (args, args[::-1]):
-                if isinstance(one, Const):
-                    return other if bool(one.value) == (e.name == "logical_and") else one
         return self.ix.op(e.name, args, e.dtype)
 
     def _load(self, e: Load, mask: Expr | None, memo: dict[Expr, Expr]) -> Expr:

@@ -8,7 +8,7 @@ from typing import Any
 from kevolve_core.ir import COSTLY, Const, Expr, Load, Op, walk
 from kevolve_core.synth.lower.core import DeclinedError, Lowering, Value, cast, lowers, wide
 from kevolve_core.synth.lower.pointwise import op
-from kevolve_core.synth.lower.pool import windows
+from kevolve_core.synth.lower.pool import slid, windows
 from kevolve_core.synth.lower.reductions import rounded
 from kevolve_core.synth.lower.views import masked
 
@@ -38,7 +38,7 @@ def _convolution(
     each, kernel = weight.shape[1], weight.shape[2:]
     rank = len(kernel)
     w = windows(lowering, x, tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), rank)
-    source = x if x.definition else lowering.materialised(x, "source")
+    source = slid(lowering, x)
     if source.definition and _costly(lowering, source.definition):
         lowering.stored.add(source.definition)  # every window would compute it again
     dtype = wide(x.dtype)
