@@ -247,9 +247,9 @@ class SynthGenerator:
     def _started(self) -> list[tuple[Genome, str]]:
         """What is tried right after the default: the same with the starts of the choices about the program,
         where there are any; the same in the other order of memory, where there are two, with depthwise
-        convolutions the other way, where there are any, with concatenations copied, where some are in place, and with attention in parts, where it is one step; the defaults of
-        the other languages; then every language's first start, second start, and so on. Steps that have
-        fewer keep their default."""
+        convolutions the other way, where there are any, with concatenations copied, where some are in place,
+        and with attention in parts, where it is one step; the defaults of the other languages; then every
+        language's first start, second start, and so on. Steps that have fewer keep their default."""
         languages = self._languages()
         usual = self._defaults
         others = languages[1:]

@@ -2,9 +2,9 @@
 
 A genome is JSON: ``{"generator": "synth", "language": …, "partition": {"apart": [[consumer, producer], …],
 "stored": […], "epilogues": bool, "recomputed": […], "segments": bool, "channels_last": bool, "attention":
-bool, "in_place": bool, "windowed": bool}, "steps": {step's name: point of its schedule space}}``. Names are those of the
-reference's graph, so that a genome means the same on every case, and a step that another partition lacks
-simply takes its default.
+bool, "in_place": bool, "windowed": bool}, "steps": {step's name: point of its schedule space}}``. Names are
+those of the reference's graph, so that a genome means the same on every case, and a step that another
+partition lacks simply takes its default.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def moved_partition(
 ) -> Partition:
     """One graph move: cut or join an edge, keep or recompute a shared value or a table, epilogues on or off,
     channels-last memory or not (where there are ``layouts`` to choose from), attention as one step or in
-    parts (where there is ``attention``), concatenations in place or not (where there are ``joins``), convolutions of few channels as sums or
-    the library's (where there are ``windows``). The
-    partition itself where there is no move."""
+    parts (where there is ``attention``), concatenations in place or not (where there are ``joins``),
+    convolutions of few channels as sums or the library's (where there are ``windows``). The partition itself
+    where there is no move."""
     moves: list[Partition] = [evolve(partition, apart=partition.apart | {e}) for e in edges]
     moves += [evolve(partition, apart=partition.apart - {e}) for e in sorted(partition.apart)]
     moves += [evolve(partition, stored=partition.stored | {n}) for n in shared if n not in partition.stored]

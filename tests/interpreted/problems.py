@@ -269,7 +269,9 @@ PROBLEMS: Mapping[str, Problem] = {
         for name, (function, shape, dtype) in {**WINDOWED, **POOLS}.items()
     },
     **{
-        f"window: {name}": Problem(function, _normal(shape, dtype=dtype), WINDOWS, Partition(channels_last=True))
+        f"window: {name}": Problem(
+            function, _normal(shape, dtype=dtype), WINDOWS, Partition(channels_last=True)
+        )
         for name, (function, shape, dtype) in CHANNELS_LAST.items()
     },
     "convolutions on channels-last memory": Problem(

@@ -65,7 +65,8 @@ WINDOWED: Mapping[str, tuple[Callable[..., Any], tuple[int, ...], torch.dtype]] 
     "1d": (_layer(lambda: nn.Conv1d(3, 3, 4, 1, 2, groups=3)), (2, 3, 37), torch.float32),
     "2d": (_layer(lambda: nn.Conv2d(4, 4, 3, groups=4, bias=False)), (2, 4, 9, 10), torch.float32),
     "strided and dilated": (
-        _layer(lambda: nn.Conv2d(4, 4, (3, 2), (2, 3), (2, 1), (2, 3), groups=4)), (2, 4, 11, 14), torch.float32,
+        _layer(lambda: nn.Conv2d(4, 4, (3, 2), (2, 3), (2, 1), (2, 3), groups=4)), (2, 4, 11, 14),
+        torch.float32,
     ),
     "one column": (_layer(lambda: nn.Conv2d(4, 4, (3, 1), groups=4)), (2, 4, 9, 10), torch.float32),
     "multiplier": (_layer(lambda: nn.Conv2d(3, 6, 3, padding=1, groups=3)), (2, 3, 6, 7), torch.float32),

@@ -21,7 +21,8 @@ WINDOWED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "1d, strided, padded, dilated": (lambda: nn.Conv1d(3, 3, 3, 2, 4, 3, groups=3), (2, 3, 17)),
     "2d": (lambda: nn.Conv2d(4, 4, 3, groups=4, bias=False), (2, 4, 9, 10)),
     "2d, padded": (lambda: nn.Conv2d(4, 4, (3, 5), 1, (1, 2), groups=4), (2, 4, 9, 10)),
-    "2d, strided, dilated": (lambda: nn.Conv2d(4, 4, (3, 2), (2, 1), (2, 0), (2, 3), groups=4), (2, 4, 9, 10)),
+    "2d, strided, dilated": (
+        lambda: nn.Conv2d(4, 4, (3, 2), (2, 1), (2, 0), (2, 3), groups=4), (2, 4, 9, 10)),
     "2d, unbatched": (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), (4, 9, 10)),
     "2d, padded more than the kernel": (lambda: nn.Conv2d(2, 2, 2, padding=3, groups=2), (1, 2, 3, 4)),
     "multiplier": (lambda: nn.Conv2d(3, 9, 3, padding=1, groups=3), (2, 3, 6, 7)),

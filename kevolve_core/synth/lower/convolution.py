@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from kevolve_core.ir import COSTLY, Const, Expr, Load, Op, walk
 from kevolve_core.synth.lower.core import DeclinedError, Lowering, Value, cast, lowers, wide
