@@ -190,10 +190,10 @@ def _window(nest: LoopNest) -> Sequence[Axis]:
 
 
 def _slides(load: Load, window: set[str], last: str) -> str:
-    """How ``load`` moves along the axes of a window: "slides" with the last axis left, "stays" where it does
-    not move with that; empty where it is no such load, or lanes would read far from one another."""
+    """How ``load`` moves along the axes of a window: "slides" with the axes left, "stays" where it does not, or
+    is the same for all but the ``last`` of them; empty where lanes would read far from one another."""
     forms = [affine(e) for e in load.index]
-    if last not in axes_of(load):
+    if last not in axes_of(load) or axes_of(load) <= {*window, last}:  # a weight
         return "stays"
     step = (forms[-1] or (0, {}))[1].get(last, 0)
     if not 1 <= step <= _APART:

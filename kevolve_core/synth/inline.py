@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
-from kevolve_core.ir import Const, Expr, Index, Let, Load, Op, Search, Statement, Var, children
+from kevolve_core.ir import Const, Expr, Index, Let, Load, Op, Search, Statement, Var, axes_of, children, walk
 from kevolve_core.synth.index import Indexer, rebuild
 from kevolve_core.synth.lower import Def
 from kevolve_core.synth.lower.core import cast
@@ -135,8 +135,10 @@ class Inliner:
             if not own.value:
                 return _other(other, e.dtype)
             own = None
-        both = own if mask is None else mask if own is None else _and(mask, own)
         d = self.defs[e.buffer]
+        if mask is not None and self._is_apart(index, d.shape, mask):
+            mask = None
+        both = own if mask is None else mask if own is None else _and(mask, own)
         if self.stored(e.buffer):
             self.accesses[Access(e.buffer, index)] = None
             plain = Load(e.buffer, index, e.dtype, both, _other(other, e.dtype) if both is not None else None)
@@ -149,6 +151,15 @@ class Inliner:
         if own is None:
             return value
         return Op("where", (own, value, _other(other, e.dtype)), e.dtype)
+
+
+    def _is_apart(self, index: tuple[Expr, ...], shape: tuple[int, ...], mask: Expr) -> bool:
+        """Whether ``index`` is inside of ``shape`` wherever it is, and moves along none of the loops of
+        ``mask``: what is read there (a channel's statistics) is read once, whatever the mask says."""
+        if any(axes_of(i) & axes_of(mask) for i in index) or any(isinstance(n, Var) for n in walk(mask)):
+            return False
+        ranges = [self.ix.bounds(i) for i in index]
+        return all(0 <= low and high < n for (low, high), n in zip(ranges, shape, strict=True))
 
 
 def _and(a: Expr, b: Expr) -> Expr:

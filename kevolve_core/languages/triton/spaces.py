@@ -25,6 +25,7 @@ from kevolve_core.ir import (
     Store,
     affine,
     itemsize,
+    loads_of,
     walk,
 )
 from kevolve_core.languages.rounding import few_results
@@ -46,7 +47,7 @@ from kevolve_core.languages.triton.render.tiling import (
     tiling_of,
 )
 from kevolve_core.languages.triton.render.words import power_of_two
-from kevolve_core.languages.windows import overlapping, reach, unrolled
+from kevolve_core.languages.windows import jammed, misaligned, overlapping, reach, unrolled
 from kevolve_core.space import Constraint, Parameter, Space
 
 __all__ = ["TritonFacts", "default_schedule", "schedule_space"]
@@ -59,6 +60,7 @@ _TILES_TO_SPLIT = 4  # tiles a processor from which it is busy without splitting
 _SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
 _HELD_PER_THREAD = 96  # elements of a row a thread keeps across walks; estimated
 _FAR = 4096  # elements of a tile whose points load elements that lie far from one another; estimated
+_LOADED = 128  # elements that a thread loads for its points by default, at most; estimated
 _TOGETHER = (4, 5, 3, 6, 2)  # neighbours to compute together by default, the best first; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
 
@@ -109,7 +111,7 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
     rows, cols = power_of_two(tiling.row_count), power_of_two(tiling.col_count)
     widest = facts.max_threads // facts.warp_size
     if axis := overlapping(nest):
-        return _shared(nest.extent(axis), rows, cols, widest)
+        return _shared(nest, axis, rows, cols, widest)
     down, across = _contiguous(nest, tiling)
     if not tiling.combines:
         if cols >= _FAR and 4 * reach(nest) > 1024:
@@ -137,13 +139,16 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
     )
 
 
-def _shared(extent: int, rows: int, cols: int, widest: int) -> NestSchedule:
-    """A tile whose neighbouring points along a loop of ``extent`` share what they load: a run of columns, few
-    points a thread, since each has all of its loads at once."""
+def _shared(nest: LoopNest, axis: str, rows: int, cols: int, widest: int) -> NestSchedule:
+    """A tile whose neighbouring points along ``axis`` share what they load: a run of columns, few points a
+    thread, since each has all of its loads at once."""
+    extent = nest.extent(axis)
     together = next((k for k in _TOGETHER if -(-extent // k) * k * 7 <= extent * 8), _TOGETHER[0])
     c = min(cols, 512)
-    r = max(1, min(rows, 256 // c))
-    warps = power_of_two(max(1, r * c // 64))
+    loads = {e for root in jammed(nest, axis, together).expressions() for e in loads_of(root)}
+    points = 4 if 4 * len(loads) <= _LOADED and not misaligned(nest) else 2
+    r = max(1, min(rows, 128 * points // c))
+    warps = power_of_two(max(1, r * c // (32 * points)))
     return NestSchedule(rows=r, cols=c, num_warps=min(warps, 8, widest), together=min(together, extent))
 
 
