@@ -185,21 +185,35 @@ def _window(nest: LoopNest) -> Sequence[Axis]:
     roots = [_inlined(s.value, values) for s in sums]
     if sum(sum(1 for _ in walk(e)) for e in roots) * taps > _NODES:
         return ()
-    slides = [_slides(load, names, left[-1].name) for e in roots for load in loads_of(e)]
-    return window if all(slides) and "slides" in slides else ()
+    loads = [load for e in roots for load in loads_of(e)]
+    extents = {a.name: a.extent for a in nest.axes}
+    near = all(_is_near(load, names, left[-1].name) for load in loads)
+    return window if near and any(_slides(load, names, left[-1].name, extents) for load in loads) else ()
 
 
-def _slides(load: Load, window: set[str], last: str) -> str:
-    """How ``load`` moves along the axes of a window: "slides" with the axes left, "stays" where it does not, or
-    is the same for all but the ``last`` of them; empty where lanes would read far from one another."""
-    forms = [affine(e) for e in load.index]
-    if last not in axes_of(load) or axes_of(load) <= {*window, last}:  # a weight
-        return "stays"
-    step = (forms[-1] or (0, {}))[1].get(last, 0)
-    if not 1 <= step <= _APART:
-        return ""
-    both = any(f is not None and set(f[1]) & window and set(f[1]) - window for f in forms)
-    return "slides" if both else "stays"
+def _is_near(load: Load, window: set[str], last: str) -> bool:
+    """Whether lanes that are neighbours along axis ``last`` read neighbouring elements, or those of a weight:
+    what moves with that axis and the window alone."""
+    axes = axes_of(load)
+    form = affine(load.index[-1]) if load.index else None
+    return (
+        last not in axes
+        or axes <= {*window, last}
+        or (form is not None and 1 <= form[1].get(last, 0) <= _APART)
+    )
+
+
+def _slides(load: Load, window: set[str], last: str, extents: Mapping[str, int]) -> bool:
+    """Whether two points of a loop read the same element, at different points of the window; or neighbours
+    along ``last`` read without a gap."""
+    for form in map(affine, load.index):
+        for axis, step in (form or (0, {}))[1].items():
+            for w, along in form[1].items() if form is not None and axis not in window else ():
+                common = math.gcd(step, along)
+                most = extents[w] + (axis == last)
+                if w in window and abs(along) // common < extents[axis] and abs(step) // common < most:
+                    return True
+    return False
 
 
 def _indexer(axes: Sequence[Axis]) -> Indexer:

@@ -152,7 +152,6 @@ class Inliner:
             return value
         return Op("where", (own, value, _other(other, e.dtype)), e.dtype)
 
-
     def _is_apart(self, index: tuple[Expr, ...], shape: tuple[int, ...], mask: Expr) -> bool:
         """Whether ``index`` is inside of ``shape`` wherever it is, and moves along none of the loops of
         ``mask``: what is read there (a channel's statistics) is read once, whatever the mask says."""

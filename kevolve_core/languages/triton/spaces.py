@@ -147,7 +147,9 @@ def _shared(nest: LoopNest, axis: str, rows: int, cols: int, widest: int) -> Nes
     c = min(cols, 512)
     loads = {e for root in jammed(nest, axis, together).expressions() for e in loads_of(root)}
     points = 4 if 4 * len(loads) <= _LOADED and not misaligned(nest) else 2
-    r = max(1, min(rows, 128 * points // c))
+    r = (
+        1 if c >= 128 else max(1, min(rows, 128 * points // c))
+    )  # one row: its indices and weights are scalars
     warps = power_of_two(max(1, r * c // (32 * points)))
     return NestSchedule(rows=r, cols=c, num_warps=min(warps, 8, widest), together=min(together, extent))
 
