@@ -149,7 +149,8 @@ def _shifts(nest: LoopNest) -> Mapping[str, Sequence[tuple[int, int]]]:
 
 
 def reach(nest: LoopNest) -> int:
-    """How far apart elements of one buffer are that a point of ``nest`` loads along its innermost loop."""
+    """How far apart elements of one buffer are that a point of ``nest`` loads, where they move with its
+    innermost loop; in elements."""
     of = [[shift for _, shift in shifts] for shifts in _shifts(nest).values()] if nest.axes else []
     return max((max(shifts) - min(shifts) for shifts in of), default=0)
 
@@ -186,21 +187,19 @@ def _window(nest: LoopNest) -> Sequence[Axis]:
     if sum(sum(1 for _ in walk(e)) for e in roots) * taps > _NODES:
         return ()
     loads = [load for e in roots for load in loads_of(e)]
+    last = left[-1].name
+    near = [e for e in loads if _is_near(e, last)]
+    weights = (last not in axes_of(e) or axes_of(e) <= {*names, last} for e in loads if e not in near)
+    if not all(weights) or not (len(left) > 1 or len(near) == len(loads)):
+        return ()
     extents = {a.name: a.extent for a in nest.axes}
-    near = all(_is_near(load, names, left[-1].name) for load in loads)
-    return window if near and any(_slides(load, names, left[-1].name, extents) for load in loads) else ()
+    return window if any(_slides(e, names, last, extents) for e in near) else ()
 
 
-def _is_near(load: Load, window: set[str], last: str) -> bool:
-    """Whether lanes that are neighbours along axis ``last`` read neighbouring elements, or those of a weight:
-    what moves with that axis and the window alone."""
-    axes = axes_of(load)
+def _is_near(load: Load, last: str) -> bool:
+    """Whether lanes that are neighbours along axis ``last`` read elements that are near one another."""
     form = affine(load.index[-1]) if load.index else None
-    return (
-        last not in axes
-        or axes <= {*window, last}
-        or (form is not None and 1 <= form[1].get(last, 0) <= _APART)
-    )
+    return form is not None and 1 <= form[1].get(last, 0) <= _APART
 
 
 def _slides(load: Load, window: set[str], last: str, extents: Mapping[str, int]) -> bool:

@@ -261,9 +261,9 @@ class SynthGenerator:
             copied = Genome(languages[0], evolve(first, in_place=False))
             found.insert(0, (self._with_steps(copied, {}), "copies"))
         if self._has_windows():
-            other = evolve(first, windowed=not first.windowed)
-            note = WINDOWS if other.windowed else LIBRARY
-            found.insert(0, (self._with_steps(Genome(languages[0], other), {}), note))
+            turned = evolve(first, windowed=not first.windowed)
+            note = WINDOWS if turned.windowed else LIBRARY
+            found.insert(0, (self._with_steps(Genome(languages[0], turned), {}), note))
         if self._has_layouts():
             other = Genome(languages[0], _turned(usual[languages[0]]))
             found.insert(0, (self._with_steps(other, {}), "layout"))

@@ -158,7 +158,7 @@ class Inliner:
         if any(axes_of(i) & axes_of(mask) for i in index) or any(isinstance(n, Var) for n in walk(mask)):
             return False
         ranges = [self.ix.bounds(i) for i in index]
-        return all(0 <= low and high < n for (low, high), n in zip(ranges, shape, strict=True))
+        return all(low >= 0 and high < n for (low, high), n in zip(ranges, shape, strict=True))
 
 
 def _and(a: Expr, b: Expr) -> Expr:

@@ -254,8 +254,8 @@ class _Nest:
             body.lines.append(f"col_mask = col < {tiling.col_count}")
             mask = "col_mask"
         if self.single:
-            one = "1, 1" if printer.rank == 2 else "1"
-            body.lines.append(f"col = tl.multiple_of(col, [{one}])")
+            steps = "1, 1" if printer.rank == 2 else "1"
+            body.lines.append(f"col = tl.multiple_of(col, [{steps}])")
         printer.frame = Frame(tiling.cols, "col", mask)
 
 
