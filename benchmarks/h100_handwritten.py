@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from kevolve_nvidia.runner import NvidiaRunner
 
 Call = Callable[..., Any]
 _QUICK = 5  # calls by which drafts are ranked
+_LIMIT_S = 90  # of one problem
 
 
 @frozen
@@ -224,35 +226,26 @@ def main() -> None:
     parser.add_argument("--drafts", type=int, default=6)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     backend = NvidiaBackend({})
     devices = [compile_only("sm_90a")] if options.dry else found_devices(frozenset({"run"}))
     if not devices:
         raise SystemExit("h100_handwritten: there is no NVIDIA GPU here; --dry compiles without one")
     chosen = [p for p in problems() if options.only in p.name]
-    compiler = NvidiaCompiler(backend.settings, devices[0])
-    jobs = [(p, c) for p in chosen for c in drafts(p, backend, devices[0], options.drafts)]
-    built = list(zip(jobs, compiled(compiler, [(p.spec(), c) for p, c in jobs]), strict=True))
-    compiler.close()
-    print(f"{sum(isinstance(b, Artifact) for _, b in built)} of {len(built)} drafts compiled", flush=True)
+    if options.one:
+        (problem,) = (p for p in problems() if p.name == options.one)
+        print(json.dumps(measured(problem, backend, devices[0], options.drafts)))
+        return
+    jobs = [(p.spec(), c) for p in chosen for c in drafts(p, backend, devices[0], options.drafts)]
+    built = made_ahead(backend, devices[0], jobs)
+    print(f"{sum(isinstance(b, Artifact) for b in built)} of {len(built)} drafts compiled", flush=True)
     if options.dry:
         return
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
-    runner = NvidiaRunner(devices[0], backend.settings)
-    with TemporaryDirectory() as folder, torch.no_grad():
-        scratch = Path(folder)
-        runner.open(scratch)
-        clock = Clock()
-        for problem in chosen:
-            made = [(c, b) for (p, c), b in built if p is problem]
-            try:
-                rows.append(compared(problem, made, runner, scratch, clock))
-            except (KevolveError, RuntimeError) as error:
-                rows.append({"problem": problem.name, "failed": f"{type(error).__name__}: {error}"[:300]})
-            show(rows[-1])
-        runner.reset()
+    for problem in chosen:
+        rows.append(spawned(problem))
+        show(rows[-1])
     summary = {
         **geomeans(rows),
         "correct": sum(r.get("parity", False) for r in rows),
@@ -263,6 +256,45 @@ def main() -> None:
     print(json.dumps({k: v for k, v in summary.items() if k.startswith("geomean")}))
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")
+
+
+def made_ahead(
+    backend: NvidiaBackend, device: Device, jobs: Sequence[tuple[KernelSpec, Candidate]]
+) -> list[Artifact | KevolveError]:
+    """An artifact a candidate; what was built once comes from the backend's cache."""
+    compiler = NvidiaCompiler(backend.settings, device)
+    try:
+        return compiled(compiler, jobs)
+    finally:
+        compiler.close()
+
+
+def measured(problem: Problem, backend: NvidiaBackend, device: Device, count: int) -> dict[str, Any]:
+    """The row of a problem, whose drafts are in the backend's cache."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.manual_seed(0)
+    tried = drafts(problem, backend, device, count)
+    built = made_ahead(backend, device, [(problem.spec(), c) for c in tried])
+    runner = NvidiaRunner(device, backend.settings)
+    with TemporaryDirectory() as folder, torch.no_grad():
+        runner.open(Path(folder))
+        row = compared(problem, list(zip(tried, built, strict=True)), runner, Path(folder), Clock())
+        runner.reset()
+    return row
+
+
+def spawned(problem: Problem) -> dict[str, Any]:
+    """`measured` in a process of its own, whatever becomes of it."""
+    mine = [sys.executable, "-X", "faulthandler", __file__, *sys.argv[1:], "--one", problem.name]
+    row: dict[str, Any] = {"problem": problem.name}
+    try:
+        done = subprocess.run(mine, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return row | {"failed": f"took more than {_LIMIT_S} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        return row | {"failed": f"exit code {done.returncode}: {done.stderr.strip()[-600:]}"}
+    return dict(json.loads(lines[-1]))
 
 
 def geomeans(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
