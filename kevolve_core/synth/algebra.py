@@ -15,7 +15,7 @@ from attrs import define, evolve, field, frozen
 from kevolve_core.synth.graph import Graph, Node, Ref, TensorType, references
 from kevolve_core.synth.layout import contiguous
 
-__all__ = ["batch_norm_folding", "mean_of_convolution", "sums_of_products"]
+__all__ = ["Readers", "batch_norm_folding", "mean_of_convolution", "sums_of_products"]
 
 _EXACT = frozenset(["float32", "float64"])
 _SCALED = frozenset(["aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar"])
@@ -103,7 +103,7 @@ class _Writer:
         return [*self.made, last]
 
 
-class _Readers:
+class Readers:
     """Who reads what in a graph."""
 
     def __init__(self, graph: Graph) -> None:
@@ -142,9 +142,9 @@ class _Readers:
         return _Reduction(n, source, over, tuple(scales)) if self.only(source) else None
 
 
-def _rewritten(graph: Graph, change: Callable[[Node, _Readers], list[Node] | None]) -> Graph:
+def _rewritten(graph: Graph, change: Callable[[Node, Readers], list[Node] | None]) -> Graph:
     """``graph`` with every node for which ``change`` gives some replaced; the last keeps its name."""
-    readers = _Readers(graph)
+    readers = Readers(graph)
     out: list[Node] = []
     changed = False
     for n in graph.nodes:
@@ -159,7 +159,7 @@ def sums_of_products(graph: Graph) -> Graph:
     return _rewritten(graph, _summed_product)
 
 
-def _summed_product(n: Node, readers: _Readers) -> list[Node] | None:
+def _summed_product(n: Node, readers: Readers) -> list[Node] | None:
     found = readers.reduction(n)
     if found is None:
         return None
@@ -221,7 +221,7 @@ def mean_of_convolution(graph: Graph) -> Graph:
     return _rewritten(graph, _summed_convolution)
 
 
-def _summed_convolution(n: Node, readers: _Readers) -> list[Node] | None:
+def _summed_convolution(n: Node, readers: Readers) -> list[Node] | None:
     found = readers.reduction(n)
     if found is None or found.source.op != _CONVOLUTION:
         return None
@@ -268,7 +268,7 @@ def _per_dimension(rank: int, *values: Sequence[int]) -> list[tuple[int, ...]]:
 def batch_norm_folding(graph: Graph) -> Graph:
     """Batch normalisation by fixed statistics goes into the convolution before it, where nothing pointwise
     follows that would need a pass over the result anyway."""
-    readers = _Readers(graph)
+    readers = Readers(graph)
     folded: dict[str, list[Node]] = {}
     by: dict[str, str] = {}
     for n in graph.nodes:
@@ -287,7 +287,7 @@ def batch_norm_folding(graph: Graph) -> Graph:
     return graph.replaced(by, tuple(out))
 
 
-def _folded(n: Node, readers: _Readers) -> list[Node] | None:
+def _folded(n: Node, readers: Readers) -> list[Node] | None:
     fixed = n.op == _FIXED_NORM or (n.op == _BATCH_NORM and n.args[5] is False)
     conv = readers.argument(n, 0) if fixed else None
     if conv is None or conv.op != _CONVOLUTION or not readers.only(conv) or conv.tensor.dtype not in _EXACT:

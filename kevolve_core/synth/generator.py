@@ -23,6 +23,7 @@ from kevolve_core.synth.genome import Genome, crossed, moved_partition, moved_st
 from kevolve_core.synth.graph import Graph
 from kevolve_core.synth.joins import CAT_IN_PLACE
 from kevolve_core.synth.online_attention import ONLINE_ATTENTION
+from kevolve_core.synth.prefixes import EXCLUSIVE_SCANS, JOINED, PADDED, PADDED_SCANS
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
 from kevolve_core.synth.reference import graph_of
 from kevolve_core.synth.windowed import DEPTHWISE, LIBRARY, WINDOWED_CONVOLUTION, WINDOWS
@@ -45,6 +46,8 @@ class SynthGenerator:
     (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
     the same with depthwise convolutions as the library's (where they are sums over windows, or the other way
     round: the device's fact `kevolve_core.synth.windowed.DEPTHWISE`),
+    the same with exclusive scans the other way (padded, or concatenations; the device's fact
+    `kevolve_core.synth.prefixes.EXCLUSIVE_SCANS`),
     the same with concatenations copied (where some are put together in place),
     the same with attention in parts (where the language has one kernel for it), the default of every other
     language and the spaces' ``starts``; later drafts sample schedules and
@@ -247,9 +250,10 @@ class SynthGenerator:
     def _started(self) -> list[tuple[Genome, str]]:
         """What is tried right after the default: the same with the starts of the choices about the program,
         where there are any; the same in the other order of memory, where there are two, with depthwise
-        convolutions the other way, where there are any, with concatenations copied, where some are in place,
-        and with attention in parts, where it is one step; the defaults of the other languages; then every
-        language's first start, second start, and so on. Steps that have fewer keep their default."""
+        convolutions or exclusive scans the other way, where there are any, with concatenations copied, where
+        some are in place, and with attention in parts, where it is one step; the defaults of the other
+        languages; then every language's first start, second start, and so on. Steps that have fewer keep
+        their default."""
         languages = self._languages()
         usual = self._defaults
         others = languages[1:]
@@ -260,6 +264,10 @@ class SynthGenerator:
         if any(s.joined for s in self._programs(first)):
             copied = Genome(languages[0], evolve(first, in_place=False))
             found.insert(0, (self._with_steps(copied, {}), "copies"))
+        if self._has_scans():
+            turned = evolve(first, padded=not first.padded)
+            note = PADDED if turned.padded else JOINED
+            found.insert(0, (self._with_steps(Genome(languages[0], turned), {}), note))
         if self._has_windows():
             turned = evolve(first, windowed=not first.windowed)
             note = WINDOWS if turned.windowed else LIBRARY
@@ -306,6 +314,7 @@ class SynthGenerator:
         return moved_partition(
             partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts(),
             self._fuses(language, partition), bool(first.joined), self._has_windows(),
+            self._has_scans(),
         )  # fmt: skip
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
@@ -336,6 +345,10 @@ class SynthGenerator:
         """Whether there are convolutions that may be sums over windows."""
         return any(g.windowed for g in self._captured().values())
 
+    def _has_scans(self) -> bool:
+        """Whether there are exclusive scans that may be padded ones."""
+        return any(g.padded for g in self._captured().values())
+
     def _usual(self) -> Partition:
         """The partition of the first draft: everything fused, and channels-last memory for convolutions
         where the device prefers it and they are of a kind that gains."""
@@ -344,8 +357,11 @@ class SynthGenerator:
             converts = bool(self._device.facts.get(CONVERTS))
             gains = first and all(preferred(g, converts) for g in self._captured().values())
             windows = self._device.facts.get(DEPTHWISE, WINDOWS) == WINDOWS
+            scans = self._device.facts.get(EXCLUSIVE_SCANS, PADDED) == PADDED
             self._first_partition = Partition(
-                channels_last=gains, windowed=windows or not self._has_windows()
+                channels_last=gains,
+                windowed=windows or not self._has_windows(),
+                padded=scans or not self._has_scans(),
             )
         return self._first_partition
 
@@ -468,6 +484,8 @@ class SynthGenerator:
             names.pop(CAT_IN_PLACE, None)
         if not partition.windowed:
             names.pop(WINDOWED_CONVOLUTION, None)
+        if not partition.padded:
+            names.pop(PADDED_SCANS, None)
         return ", ".join(names)
 
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:

@@ -91,7 +91,8 @@ class Graph:
     convolutions that `kevolve_core.synth.channels` may give another order of memory; ``attention`` is whether
     `kevolve_core.synth.online_attention` looks for attention in what it is lowered to, and ``in_place``
     whether `kevolve_core.synth.joins` may put concatenations together without copies; ``windowed`` are the
-    convolutions that may be sums over windows (`kevolve_core.synth.windowed`)."""
+    convolutions that may be sums over windows (`kevolve_core.synth.windowed`), and ``padded``
+    is whether it has exclusive scans (`kevolve_core.synth.prefixes`)."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref, ...]
@@ -101,6 +102,7 @@ class Graph:
     attention: bool = False
     in_place: bool = False
     windowed: tuple[str, ...] = ()
+    padded: bool = False
 
     def node(self, name: str) -> Node:
         for n in self.nodes:

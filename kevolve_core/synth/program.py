@@ -30,6 +30,7 @@ from kevolve_core.synth.layout import Layout
 from kevolve_core.synth.lower import Def, Lowered, Lowering, Value, lower
 from kevolve_core.synth.nests import NestBuilder
 from kevolve_core.synth.online_attention import attended
+from kevolve_core.synth.prefixes import padded
 from kevolve_core.synth.rows import split_large, split_rows
 from kevolve_core.synth.tables import landings, tables
 
@@ -52,6 +53,8 @@ class Partition:
         in_place: whether concatenations are put together in place (`kevolve_core.synth.joins`).
         windowed: whether convolutions of few channels a group are sums over windows
             (`kevolve_core.synth.windowed`), and not the library's.
+        padded: whether exclusive scans are scans of padded tensors (`kevolve_core.synth.prefixes`), and not
+            concatenations.
     """
 
     apart: frozenset[tuple[str, str]] = frozenset()
@@ -63,6 +66,7 @@ class Partition:
     attention: bool = False
     in_place: bool = True
     windowed: bool = True
+    padded: bool = True
 
 
 @frozen(eq=False)
@@ -89,6 +93,8 @@ def synthesise(graph: Graph, case: str = "", partition: Partition | None = None)
     partition = partition or Partition()
     if not partition.windowed:
         graph = evolve(graph, windowed=())
+    if graph.padded and partition.padded:
+        graph = padded(graph)
     last = frozenset(graph.channels_last) if partition.channels_last else frozenset()
     made = _Assembler(lower(graph), case, partition, last, graph.in_place).assembled()
     if not graph.attention:

@@ -304,6 +304,9 @@ PROBLEMS: Mapping[str, Problem] = {
     "a loop of equal steps": Problem(
         _Unrolled(), lambda: [torch.randn(6, 3, 3), torch.randn(3, 8)], {**PRODUCTS, "looped": LOOPED}
     ),
+    "an exclusive scan": Problem(
+        lambda x: torch.cat((torch.zeros(5, 1), x.cumsum(1)), 1), lambda: [torch.randn(5, 53)]
+    ),
     "a scan of what does not move along it": Problem(lambda x: torch.vander(x, 21), _normal((7,))),
     "few sums of terms that cancel": Problem(
         lambda x, y: F.kl_div(x * 100, y, reduction="batchmean"),

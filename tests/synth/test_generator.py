@@ -411,6 +411,38 @@ def test_the_search_may_give_depthwise_convolutions_to_the_library() -> None:
     assert Genome.parsed(genome.plain()) == genome
 
 
+EXCLUSIVE = KernelSpec(
+    "e",
+    Reference(
+        "import torch\n\ndef e(x):\n    return torch.cat((torch.zeros(4, 1), x.cumsum(1)), 1)\n",
+        "e",
+    ),
+    (Case("a", (InputSpec("x", (4, 6)),)),),
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, [("default", "padded_scans"), ("joined", "cat_in_place")]),
+        ({"exclusive_scans": "joined"}, [("default", "cat_in_place"), ("padded", "padded_scans")]),
+    ],
+)
+def test_exclusive_scans_are_drafted_both_ways_the_devices_first(
+    facts: Mapping[str, object], expected: Sequence[tuple[str, str]]
+) -> None:
+    made = SynthGenerator(EXCLUSIVE, {"text": Printer()}, space, evolve(DEVICE, facts=facts))
+    drafts = [made.propose_now(Proposal(EXCLUSIVE, made._device, k, 7), 1)[0] for k in range(2)]
+    assert [(c.origin.notes["move"], c.origin.notes["rewrites"]) for c in drafts] == expected
+    genomes = [Genome.parsed(c.genome) for c in drafts]
+    assert {g.partition.padded for g in genomes if g is not None} == {True, False}
+
+
+def test_the_search_may_join_exclusive_scans() -> None:
+    found = {moved_partition(Partition(), (), (), False, random.Random(k), scans=True) for k in range(3)}
+    assert found == {Partition(padded=False)}
+
+
 ATTENTION = KernelSpec(
     "h",
     Reference("import torch\n\ndef h(q, k, v):\n    return torch.softmax(q @ k.mT, -1) @ v\n", "h"),
