@@ -71,7 +71,8 @@ class Convolution:
         taps = math.prod(walk.taps)
         strides = [8 * s for s in (*reversed(g.image), 1)]
         image = np.lib.stride_tricks.as_strided(image, (*reversed(g.extents), g.taken), strides)
-        filters = filters.reshape(taps, walk.filters, g.taken)
+        steps = [8 * s for s in (g.filters[1], g.filters[0], 1)]
+        filters = np.lib.stride_tricks.as_strided(filters, (taps, walk.filters, g.taken), steps)
         by_pixels = g.d[4] == 1
         written = np.zeros(result.shape, dtype=int)
         for place, rank in itertools.product(range(walk.tiles), range(walk.cluster)):
@@ -158,6 +159,19 @@ CASES: Mapping[str, tuple[Any, ...]] = {
     "one dimension": ("F.conv1d(x, w, padding=2).relu()", (3, 16, 50), (16, 16, 5)),
     "three dimensions": ("F.conv3d(x, w, padding=1)", (2, 16, 5, 6, 11), (32, 16, 2, 3, 3)),
     "one tap, small images": ("F.conv2d(x, w).relu()", (5, 32, 7, 9), (80, 32, 1, 1)),
+    "transposed": (
+        "F.conv_transpose2d(x, w, b, padding=(1, 0)).relu()", (2, 20, 13, 17), (20, 24, 3, 5), (24,),
+    ),
+    "transposed and dilated, one dimension": (
+        "F.conv_transpose1d(x, w, padding=4, dilation=3)", (2, 16, 40), (16, 24, 4),
+    ),
+    "transposed, cut off at the edges": (
+        "F.conv_transpose2d(x, w, padding=(3, 2), dilation=(2, 1))", (2, 16, 15, 20), (16, 20, 2, 2),
+    ),
+    "transposed, three dimensions": (
+        "F.conv_transpose3d(x, w, b, padding=(0, 1, 2))", (2, 16, 3, 5, 11), (16, 20, 2, 3, 4), (20,),
+    ),
+    "transposed, one tap": ("F.conv_transpose2d(x, w) * 2.0", (2, 32, 7, 9), (32, 40, 1, 1)),
     "two in a row": ("F.conv2d(F.conv2d(x, w, b).relu(), w)", (2, 32, 18, 20), (32, 32, 3, 3), (32,)),
 }  # fmt: skip
 POINTS: tuple[Mapping[str, Any], ...] = (
@@ -196,6 +210,28 @@ def test_a_printed_convolution_computes_the_reference(
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("shared", [1, 3])
+@pytest.mark.parametrize("padding", [(0, 0, 0), (2, 1, 1)])
+def test_taps_of_a_transposed_convolution_meet_the_pixels_that_they_spread(
+    shared: int, padding: tuple[int, int, int]
+) -> None:
+    taps, dilation = (4, 3, 2), (2, 3, 1)  # width, height, depth
+    image, weight = torch.randn(1, 1, 3, 5, 12).double(), torch.randn(1, 1, *reversed(taps)).double()
+    given = {"padding": tuple(reversed(padding)), "dilation": tuple(reversed(dilation))}
+    wanted = torch.nn.functional.conv_transpose3d(image, weight, **given)[0, 0]
+    near = tuple(r * (k - 1) - p for r, k, p in zip(dilation, taps, padding, strict=True))
+    (w, h, d), flat = reversed(wanted.shape), weight.flatten()
+    walk = ConvolutionWalk(1, 1, (w, h, d), taps, near, dilation, 64, (8, 8, 1, 1), 1, shared, True)
+    found = torch.zeros_like(wanted)
+    for x, y, z in itertools.product(range(w), range(h), range(d)):
+        for copy, row in itertools.product(range(walk.copies), range(shared)):
+            i, j, k, _ = walk.corner((x, y, z, 0), copy)
+            j += walk.skipped(row) // walk.box[0]
+            if 0 <= i < 12 and 0 <= j < 5 and 0 <= k < 3:
+                found[z, y, x] += image[0, 0, k, j, i] * flat[walk.tap(copy, row)]
+    torch.testing.assert_close(found, wanted)
+
+
 def test_every_sum_of_a_tile_is_stored_once_from_where_its_thread_laid_it() -> None:
     for rows, columns, joined in ((64, 256, 1), (128, 128, 1), (128, 256, 2), (256, 64, 2)):
         thread = np.arange(128 * joined)
@@ -229,7 +265,10 @@ def call_of(image: tuple[int, ...], weight: tuple[int, ...], **given: Any) -> Li
     [
         ((2, 16, 32, 32), (16, 16, 3, 3), {"stride": [2, 2]}),
         ((2, 32, 32, 32), (32, 16, 3, 3), {"groups": 2}),
-        ((2, 16, 32, 32), (16, 16, 3, 3), {"transposed": True}),
+        ((2, 16, 32, 32), (16, 16, 3, 3), {"transposed": True, "stride": [2, 2]}),
+        ((2, 32, 32, 32), (32, 16, 3, 3), {"transposed": True, "groups": 2}),
+        ((2, 16, 32, 32), (16, 16, 3, 3), {"transposed": True, "dilation": [2, 2], "output_padding": [1, 1]}),
+        ((2, 16, 8, 8), (16, 16, 3, 3), {"transposed": True, "padding": [2, 2]}),  # 6 pixels a row
         ((2, 3, 32, 32), (64, 3, 3, 3), {}),
         ((2, 18, 32, 32), (64, 18, 3, 3), {}),  # pixels of 72 bytes: no tensor map
         ((2, 64, 7, 7), (64, 64, 3, 3), {}),

@@ -31,21 +31,22 @@ class HopperConvolution:
     share the filters (multicast).
 
     walk: a `ConvolutionWalk`. depth: input channels of a step. copies, stages: of the image and the filters
-    in flight. clusters: how many there are. element: what is multiplied. taken: input channels. extents,
-    image: the image's size and strides of (x, y, z, image). d: strides of (x, y, z, image, channel); where
-    the channel's is 1, rows of the products are pixels, else they are channels. vector: neighbouring results
-    that are stored together. constants(channel, more) is what the epilogue needs once a channel;
-    epilogue(value, constants, x, y, z, image, channel, more).
+    in flight. clusters: how many there are. element: what is multiplied. taken: input channels, neighbours in
+    memory of both operands. extents, image: the image's size and strides of (x, y, z, image). filters: the
+    filters' strides of (output channel, tap). d: strides of (x, y, z, image, channel); where the channel's is
+    1, rows of the products are pixels, else they are channels. vector: neighbouring results that are stored
+    together. constants(channel, more) is what the epilogue needs once a channel; epilogue(value, constants,
+    x, y, z, image, channel, more).
     """
 
     def __init__(
-        self, walk, depth, copies, stages, clusters, element, taken, extents, image, d, constants, epilogue,
-        vector=1,
+        self, walk, depth, copies, stages, clusters, element, taken, extents, image, filters, d, constants,
+        epilogue, vector=1,
     ):  # fmt: skip
         self.walk, self.depth, self.copies, self.stages = walk, depth, copies, stages
         self.clusters, self.element, self.taken = clusters, element, taken
         self.kept = cutlass.Float32 if element is cutlass.TFloat32 else element
-        self.extents, self.image, self.d = extents, image, d
+        self.extents, self.image, self.filters, self.d = extents, image, filters, d
         self.constants, self.epilogue, self.vector = constants, epilogue, vector
         self.by_pixels = d[4] == 1
         self.tile = (walk.pixels, walk.tile) if self.by_pixels else (walk.tile, walk.pixels)
@@ -56,7 +57,7 @@ class HopperConvolution:
     def __call__(
         self, image: cute.Tensor, filters: cute.Tensor, d: cute.Tensor, more: tuple, stream: cuda.CUstream
     ):
-        """All tensors as one dimension each; ``filters`` as (tap, output channel, input channel)."""
+        """All tensors as one dimension each."""
         walk = self.walk
         box, taps = walk.copied, walk.taps[0] * walk.taps[1] * walk.taps[2]
         image = cute.make_tensor(
@@ -64,9 +65,7 @@ class HopperConvolution:
         )
         filters = cute.make_tensor(
             filters.iterator,
-            cute.make_layout(
-                (walk.filters, self.taken, taps), stride=(self.taken, 1, walk.filters * self.taken)
-            ),
+            cute.make_layout((walk.filters, self.taken, taps), stride=(self.filters[0], 1, self.filters[1])),
         )
         order = utils.LayoutEnum.ROW_MAJOR
         height = box[0] * box[1] * box[2] * box[3]

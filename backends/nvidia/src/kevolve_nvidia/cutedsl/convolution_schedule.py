@@ -35,7 +35,9 @@ class Geometry:
     """A convolution of stride 1; sizes are (width, height, depth), 1 where there are fewer dimensions.
 
     ``image`` and ``strides`` are (x, y, z, image), the strides of memory with channels last. ``converts``
-    says that the operand's channels are not last: the candidate moves them.
+    says that the operand's channels are not last: the candidate moves them. ``transposed`` says that the call
+    is a transposed convolution: this one by its filters mirrored in space, with input and output channels
+    exchanged, and ``padding`` this one's, which may be negative.
     """
 
     images: int
@@ -47,6 +49,7 @@ class Geometry:
     dilation: tuple[int, int, int]
     strides: tuple[int, int, int, int]
     converts: bool
+    transposed: bool = False
 
     @property
     def result(self) -> tuple[int, int, int]:
@@ -64,7 +67,8 @@ def is_convolution(call: LibraryCall) -> bool:
         return False
     given = call.attributes
     one = all(s == 1 for s in _listed(given.get("stride"), 3, 1))
-    return one and not given.get("transposed") and int(given.get("groups", 1)) == 1
+    more = any(_listed(given.get("output_padding"), 3, 0))
+    return one and not more and int(given.get("groups", 1)) == 1
 
 
 def _listed(value: object, n: int, other: int) -> list[int]:
@@ -85,14 +89,18 @@ def geometry_of(call: LibraryCall, width: int) -> Geometry | None:
         return None
     x, w = call.operands[:2]
     spatial = len(x.shape) - 2
-    if not 1 <= spatial <= 3 or len(w.shape) != len(x.shape) or w.shape[1] != x.shape[1]:
+    transposed = bool(call.attributes.get("transposed"))
+    taken, filters = (w.shape[0], w.shape[1]) if transposed else (w.shape[1], w.shape[0])
+    if not 1 <= spatial <= 3 or len(w.shape) != len(x.shape) or taken != x.shape[1]:
         return None
     padding, dilation = (
         _triple(_listed(call.attributes.get(k), spatial, other), other)
         for k, other in (("padding", 0), ("dilation", 1))
     )
+    taps = _triple(list(w.shape[2:]), 1)
+    if transposed:
+        padding = _mirrored(padding, dilation, taps)
     aligned = 16 // width  # TMA's strides and addresses (CUDA driver API, tensor maps)
-    taken, filters = x.shape[1], w.shape[0]
     if min(taken, filters) < _LEAST or taken % aligned or not _contiguous(w):
         return None
     image = _triple(list(x.shape[2:]), 1)
@@ -106,11 +114,17 @@ def geometry_of(call: LibraryCall, width: int) -> Geometry | None:
         strides = (*steps, image[2] * steps[2])
     else:
         return None
-    g = Geometry(
-        x.shape[0], taken, filters, image, _triple(list(w.shape[2:]), 1), padding, dilation, strides, not last
-    )
+    g = Geometry(x.shape[0], taken, filters, image, taps, padding, dilation, strides, not last, transposed)
     largest = max(math.prod(x.shape), x.shape[0] * filters * math.prod(g.result), math.prod(w.shape))
     return g if min(g.result) > 0 and g.result[0] >= 8 and largest < 1 << 31 else None
+
+
+def _mirrored(
+    padding: tuple[int, int, int], dilation: tuple[int, int, int], taps: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """A transposed convolution's padding as that of the convolution by its filters mirrored."""
+    w, h, d = (r * (k - 1) - p for p, r, k in zip(padding, dilation, taps, strict=True))
+    return w, h, d
 
 
 def _contiguous(operand: Operand) -> bool:
@@ -147,7 +161,7 @@ class ConvolutionSchedule:
         high, deep, images = self._box(g, shared)
         return ConvolutionWalk(
             g.filters, g.images, g.result, g.taps, g.padding, g.dilation, self.channels,
-            (self.width, high, deep, images), self.cluster, shared,
+            (self.width, high, deep, images), self.cluster, shared, g.transposed,
         )  # fmt: skip
 
     def _can_share(self, g: Geometry) -> bool:
