@@ -425,3 +425,20 @@ def test_inputs_of_a_kernelbench_file_are_described_without_drawing_them() -> No
 def test_inputs_that_are_made_from_data_are_drawn_and_described() -> None:
     spec = spec_of(KERNELBENCH.replace("torch.rand(16, 8)", "torch.rand(int(torch.ones(16).sum()), 8)"))
     assert example_inputs(spec, spec.cases[0])[0].shape == (16, 8)
+
+
+@pytest.mark.parametrize(
+    "python",
+    [
+        "def f(x): return (x @ x).relu()",
+        "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x): return (x @ x).relu()",
+    ],
+)
+def test_a_reference_is_looked_at_without_its_data(python: str) -> None:
+    spec = spec_of(python, {"x": [1 << 24, 1 << 24]})  # 1 PiB
+    assert load_reference(spec, spec.cases[0], 0).random_inputs == ()
+
+
+def test_a_function_that_looks_at_values_is_run_in_full() -> None:
+    spec = spec_of("def f(x): return x if bool((x == x).all()) else x.sum()", {"x": [4]})
+    assert load_reference(spec, spec.cases[0], 0).random_inputs == ()
