@@ -341,8 +341,12 @@ def test_other_architectures_keep_the_choices_of_triton() -> None:
     [
         ("torch.relu(F.conv2d(x, w, b))", ((2, 40, 33, 37), (72, 40, 3, 3), (72,)), "float32", 12),
         ("F.conv2d(x, w, padding=1)", ((2, 64, 32, 32), (128, 64, 3, 3)), "bfloat16", 12),
+        (
+            "torch.relu(F.conv_transpose2d(x, w, b, padding=1))",
+            ((2, 40, 33, 37), (40, 72, 3, 3), (72,)), "float32", 12,
+        ),
     ],
-)
+)  # fmt: skip
 def test_convolutions_are_wgmma_fed_by_tma(
     compiler: NvidiaCompiler, expression: str, shapes: tuple[tuple[int, ...], ...], dtype: str, products: int
 ) -> None:
