@@ -3,12 +3,13 @@
     python benchmarks/h100_convolutions.py [--only NAME] [--kept FILE] [--minutes M] [--json FILE] [--dry]
 
 Every row is a kernel as `synth` writes it, with the schedule's default or with fields of it given: the sizes
-of KernelBench's convolutions of stride 1 (level 1, by number), and the points that comments in
-`kevolve_nvidia.cutedsl.convolution_schedule` cite. It is compiled ahead and run in this process. Times are
-medians over CUDA events of whole calls, with what puts channels last in memory; kernel and cuDNN in turns, L2
-flushed by reading, launches queued behind a kernel that waits. `error` is the root of the mean square against
-float64 over that of the result, on the first and the last image; a row is `correct` where it is within twice
-cuDNN's or TF32's unit roundoff. `registers`, `spill_bytes` and `shared_bytes` are of the convolution's kernel.
+of KernelBench's convolutions of stride 1 (level 1, by number), the points that comments in
+`kevolve_nvidia.cutedsl.convolution_schedule` cite, and tiles for few filters. It is compiled ahead and run in
+this process. Times are medians over CUDA events of whole calls, with what puts channels last; kernel
+and cuDNN in turns, L2 flushed by reading, launches queued behind a kernel that waits. `error` is the root of
+the mean square against float64 over that of the result, on the first and the last image; a row is `correct`
+where it is within twice cuDNN's or TF32's unit roundoff. Registers, spilled and shared bytes are of the
+convolution's kernel; what CuTe DSL does not take is `declined`.
 --kept goes on with the rows of a run that was stopped. --dry compiles for Hopper without a GPU: no times.
 """
 
@@ -93,13 +94,15 @@ class Convolution:
         return KernelSpec(self.name, Reference(source, "f"), (Case("main", inputs),))
 
 
+def _at(base: Convolution, name: str, value: int) -> Convolution:
+    return evolve(base, name=f"{base.name} {name} {value}", point={f"tile_{name}": value})
+
+
 _WIDE = Convolution("8x64x512x1024 3x3", (8, 64, 512, 1024), 128, (3, 3))
-
-
-def _at(field_name: str, value: int) -> Convolution:
-    return evolve(_WIDE, name=f"{_WIDE.name} {field_name} {value}", point={f"tile_{field_name}": value})
-
-
+_FEW = (
+    Convolution("61", (8, 48, 64, 64, 64), 48, (3, 3, 3), transposed=True),
+    Convolution("78", (8, 32, 512, 1024), 32, (3, 7), padding=(1, 3), transposed=True),
+)
 #: KernelBench's of level 1 by their numbers, and the schedule's points.
 CONVOLUTIONS = (
     Convolution("54", (16, 3, 64, 64, 64), 64, (3, 3, 3)),
@@ -107,7 +110,7 @@ CONVOLUTIONS = (
     Convolution("56", (8, 64, 512, 256), 128, (5, 7)),
     Convolution("57", (8, 64, 1024, 1024), 64, (3, 3), transposed=True),
     Convolution("60", (16, 3, 64, 64, 64), 64, (3, 5, 7)),
-    Convolution("61", (8, 48, 64, 64, 64), 48, (3, 3, 3), transposed=True),
+    _FEW[0],
     Convolution("62", (8, 32, 512, 512), 64, (5, 9)),
     Convolution("63", (16, 16, 1024, 1024), 128, (3, 3)),
     Convolution("64", (64, 128, 65536), 128, (3,), transposed=True),
@@ -115,11 +118,13 @@ CONVOLUTIONS = (
     Convolution("66", (8, 3, 16, 128, 128), 64, (3, 5, 7)),
     Convolution("67", (32, 64, 131072), 128, (3,)),
     Convolution("74", (32, 32, 131072), 64, (5,), dilation=(3,), transposed=True),
-    Convolution("78", (8, 32, 512, 1024), 32, (3, 7), padding=(1, 3), transposed=True),
+    _FEW[1],
     Convolution("80", (8, 32, 512, 512), 64, (5, 9), padding=(2, 4), dilation=(2, 3)),
     Convolution("87", (16, 64, 1024, 1024), 128, (1, 1)),
-    *(_at("width", n) for n in (32, 64, 128)),
-    *(_at("cluster", n) for n in (1, 2)),
+    *(_at(_WIDE, "width", n) for n in (32, 64, 128)),
+    *(_at(_WIDE, "cluster", n) for n in (1, 2)),
+    _at(_FEW[0], "channels", 48),
+    _at(_FEW[1], "channels", 32),
 )
 
 

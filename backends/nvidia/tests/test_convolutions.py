@@ -15,6 +15,7 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.evaluate.rules import check_candidate
 from kevolve_core.ir import LibraryCall, Operand, Program
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
+from kevolve_core.languages.triton.render.renderer import Foreign
 from kevolve_core.synth import SynthGenerator, interpret
 from kevolve_core.synth.program import Partition
 from kevolve_nvidia.compiler import NvidiaCompiler
@@ -25,7 +26,7 @@ from kevolve_nvidia.cutedsl.convolution_schedule import (
     geometry_of,
 )
 from kevolve_nvidia.cutedsl.renderer import CuteRenderer
-from kevolve_nvidia.cutedsl.walk import ConvolutionWalk, first_sum, sum_at
+from kevolve_nvidia.cutedsl.walk import ConvolutionWalk, first_sum, laid_at, sum_at, taken_at
 from kevolve_nvidia.facts import compile_only, target_of
 from kevolve_nvidia.rendering import schedule_space
 
@@ -178,6 +179,7 @@ POINTS: tuple[Mapping[str, Any], ...] = (
     {},
     {"tile_channels": 64, "tile_pixels": 128, "tile_width": 8},
     {"tile_channels": 128, "tile_pixels": 64, "tile_columns": 1, "tile_cluster": 2, "tile_depth": 16},
+    {"tile_channels": 48, "tile_pixels": 128},
 )
 
 
@@ -250,6 +252,32 @@ def test_every_sum_of_a_tile_is_stored_once_from_where_its_thread_laid_it() -> N
         assert numbers_seen == set(range(rows * columns // len(thread)))
 
 
+def test_sums_of_a_tile_of_few_channels_are_turned() -> None:
+    for rows, columns, joined in ((64, 16, 1), (128, 48, 2), (256, 32, 2)):
+        sums = np.arange(rows * columns).reshape(rows, columns)  # pixels by channels
+        stored = np.full((columns, rows), -1)
+        thread = np.arange(128 * joined)
+        row, column = first_sum(thread)
+        lane, warp = thread % 32, thread // 32
+        held = np.zeros((len(thread), rows * columns // len(thread)), dtype=int)
+        for block, half, eight, j in itertools.product(
+            range(rows // (64 * joined)), range(2), range(columns // 8), range(2)
+        ):
+            of = row + block * 64 * joined + half * 8, column + eight * 8 + j
+            held[:, sum_at(block, half, eight, columns) + j] = sums[of]
+        for block, chunk in itertools.product(range(rows // (64 * joined)), range(columns // 16)):
+            kept = np.full((4 * joined, 16, 16), -1)
+            for half, eight, j in itertools.product(range(2), range(2), range(2)):
+                channel, pixel = laid_at(lane, half, eight)
+                kept[warp, channel + j, pixel] = held[:, sum_at(block, half, chunk * 2 + eight, columns) + j]
+            for four, j in itertools.product(range(4), range(2)):
+                channel, pixel = taken_at(lane, four)
+                to = chunk * 16 + channel, row - lane // 4 + block * 64 * joined + pixel + j
+                assert (stored[to] == -1).all()
+                stored[to] = kept[warp, channel, pixel + j]
+        np.testing.assert_array_equal(stored, sums.T)
+
+
 # --- what is claimed, and how -------------------------------------------------------------------------------
 
 
@@ -281,6 +309,30 @@ def test_other_convolutions_stay_with_the_library(
     call = call_of(image, weight, **given)
     assert geometry_of(call, 4) is None
     assert convolution_space(call, HOPPER.facts) is None
+
+
+def test_the_last_position_may_be_that_of_32_bits() -> None:
+    assert geometry_of(call_of((16, 64, 1024, 1024), (128, 64, 1, 1)), 4) is not None
+    assert geometry_of(call_of((16, 64, 1024, 1024), (132, 64, 1, 1)), 4) is None
+
+
+def test_what_the_kernel_never_takes_keeps_the_choices_of_triton() -> None:
+    call = call_of((2, 16, 32, 32), (16, 16, 3, 3), transposed=True, stride=[2, 2])
+    cute, triton = (schedule_space(call, HOPPER, language) for language in ("cute", "triton"))
+    assert [p.name for p in cute.parameters] == [p.name for p in triton.parameters]
+    assert cute.default() == triton.default()
+
+
+def test_a_convolution_beside_one_that_is_taken_may_be_triton_s() -> None:
+    spec = spec_of(
+        "F.conv2d(F.conv_transpose2d(x, w, stride=2), b)", (2, 32, 20, 20), (32, 32, 3, 3), (32, 32, 3, 3)
+    )
+    (program,) = generator(spec).programs()
+    first, second = (s for s in program.steps if isinstance(s, LibraryCall))
+    point = {**schedule_space(first, HOPPER, "cute").default(), "implementation": "generated"}
+    claimed = CuteRenderer()._claimed(first, program, point)
+    assert claimed == point
+    assert isinstance(CuteRenderer()._claimed(second, program, {}), Foreign)
 
 
 def test_a_strided_convolution_is_left_to_other_languages() -> None:
@@ -328,6 +380,21 @@ def test_few_filters_have_a_tile_of_their_own() -> None:
     assert g is not None
     s = convolution_schedule_of(g, {}, 4, 132, False)
     assert (s.channels, s.pixels, s.width, s.cluster) == (64, 256, 128, 2)
+
+
+def test_less_filters_than_wgmma_has_rows_try_a_tile_of_their_own() -> None:
+    for filters, tile in ((16, 16), (24, 32), (48, 48), (64, 0)):
+        space = convolution_space(call_of((8, 64, 64, 64), (filters, 64, 3, 3)), HOPPER.facts)
+        assert space is not None
+        assert [s["tile_channels"] for s in space.started()] == [tile] * bool(tile)
+        assert space.default()["tile_channels"] == 0
+
+
+def test_rows_of_results_with_channels_last_are_whole() -> None:
+    g = geometry_of(call_of((8, 64, 64, 64), (32, 64, 3, 3)), 4)
+    assert g is not None
+    tiles = [convolution_schedule_of(g, {"tile_channels": 32}, 4, 132, last).channels for last in (0, 1)]
+    assert tiles == [32, 64]
 
 
 def test_other_architectures_keep_the_choices_of_triton() -> None:

@@ -119,3 +119,14 @@ def sum_at(block: int, half: int, eight: int, columns: int) -> int:
     """Number of its sum that lies ``block`` blocks of all warpgroups' rows and ``half`` times 8 rows below
     the first and ``eight`` times 8 columns beside it, in a tile of ``columns``; the next is its neighbour."""
     return block * (columns // 2) + eight * 4 + half * 2
+
+
+def laid_at(lane: Any, half: int, eight: int) -> tuple[Any, Any]:
+    """(column, row) among a warp's 16 rows by 16 columns of the sum that `sum_at` numbers; the next sum's is
+    the next column."""
+    return lane % 4 * 2 + eight * 8, lane // 4 + half * 8
+
+
+def taken_at(lane: Any, four: int) -> tuple[Any, Any]:
+    """(column, row) of the pair of rows that a lane takes out of these in turn number ``four`` of 4."""
+    return four * 4 + lane // 8, lane % 8 * 2
