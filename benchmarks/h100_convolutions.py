@@ -270,15 +270,17 @@ def main() -> None:
         if runner is not None:
             runner.open(Path(scratch))
         bench = Bench(backend, devices[0], runner, Path(scratch))
-        for _, row in kept.each(bench.row, [(devices[0].name, name) for name in chosen]):
-            show(row)
-            rows.append(row)
-            if options.json:  # after every row: the machine may be taken away
-                text = json.dumps({"rows": rows, "summary": summary_of(rows, devices[0].name)}, indent=1)
-                options.json.write_text(text + "\n")
-        bench.compiler.close()
-        if runner is not None:
-            runner.reset()
+        try:
+            for _, row in kept.each(bench.row, [(devices[0].name, name) for name in chosen]):
+                show(row)
+                rows.append(row)
+                if options.json:  # after every row: the machine may be taken away
+                    text = json.dumps({"rows": rows, "summary": summary_of(rows, devices[0].name)}, indent=1)
+                    options.json.write_text(text + "\n")
+        finally:
+            bench.compiler.close()
+            if runner is not None:
+                runner.reset()
     summary = summary_of(rows, devices[0].name)
     if summary["geomean"]:
         print(f"\ngeomean {summary['geomean']:.2f}, worst {summary['worst']:.2f}", flush=True)
