@@ -145,7 +145,8 @@ def fastest(
     made: Sequence[tuple[Candidate, Artifact | KevolveError]],
     runner: NvidiaRunner, scratch: Path, tensors: Sequence[torch.Tensor], clock: Clock,
 ) -> tuple[Call, str, list[dict[str, Any]]]:  # fmt: skip
-    """The fastest draft, its language, and a row a draft."""
+    """The fastest draft, its language, and a row a draft. A runner has one candidate at a time: the fastest
+    is loaded again at the end."""
     rows, ranked = [], []
     for n, (candidate, artifact) in enumerate(made):
         row: dict[str, Any] = {"language": candidate.language}
@@ -153,21 +154,27 @@ def fastest(
         if isinstance(artifact, KevolveError):
             row["failed"] = str(artifact).splitlines()[0][:200]
             continue
-        folder = scratch / f"{candidate.id}_{n}"
+        folder = scratch / str(n)
         folder.mkdir()
         for name, text in candidate.files.items():
             (folder / name).write_text(text)
         try:
-            call: Call = getattr(runner.load(artifact, folder), candidate.symbol or "f")
+            call = loaded(runner, candidate, artifact, folder)
             call(*tensors)
             row["us"] = 1e6 * median(clock.once(lambda call=call: call(*tensors)) for _ in range(_QUICK))
-            ranked.append((row["us"], n, call, candidate.language))
+            ranked.append((row["us"], n))
         except Exception as error:  # a draft that fails is a row
             row["failed"] = f"{type(error).__name__}: {error}"[:200]
     if not ranked:
         raise KevolveError("no draft ran", got="; ".join(str(r.get("failed")) for r in rows)[:500])
-    _, _, call, language = min(ranked)
-    return call, language, rows
+    candidate, artifact = made[min(ranked)[1]]
+    assert isinstance(artifact, Artifact)
+    return loaded(runner, candidate, artifact, scratch / str(min(ranked)[1])), candidate.language, rows
+
+
+def loaded(runner: NvidiaRunner, candidate: Candidate, artifact: Artifact, folder: Path) -> Call:
+    call: Call = getattr(runner.load(artifact, folder), candidate.symbol or "f")
+    return call
 
 
 def compared(
@@ -180,11 +187,7 @@ def compared(
     eager, tensors = namespace["f"], problem.draw()
     ours, language, tried = fastest(made, runner, scratch, tensors, clock)
     wanted = eager(*(t.double() if t.is_floating_point() else t for t in tensors))
-    sides: dict[str, Call] = {
-        "ours": ours,
-        "eager": eager,
-        "torch.compile": torch.compile(eager, dynamic=False),
-    }
+    sides: dict[str, Call] = {"ours": ours, "eager": eager}
     row: dict[str, Any] = {"problem": problem.name, "language": language, "drafts": tried}
     for name, of in problem.theirs.items():
         try:
