@@ -288,19 +288,19 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
 
 
 def _trial(spec: KernelSpec, case: Case, plain: Callable[..., Any], found: list[InputSpec]) -> int:
-    """Run ``plain`` once, noting in ``found`` what it draws; the number of operators it ran. A module runs
-    without data where it can, which costs nothing whatever its sizes."""
+    """Run ``plain`` once, noting in ``found`` what it draws; the number of operators it ran. It runs without
+    data where it can, which costs nothing whatever its sizes."""
     key = (spec.fingerprint, case.name)
     _random_cache[key] = ()  # the declared inputs alone
     try:
-        if isinstance(plain, torch.nn.Module):
-            try:
-                target, examples = _without_data(plain), example_inputs(spec, case)
-                with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
-                    target(*examples)
-                return int(tape.operators)
-            except Exception:  # it looks at values, or holds tensors that are not its state: run it in full
-                found.clear()
+        try:
+            target = _without_data(plain) if isinstance(plain, torch.nn.Module) else plain
+            examples = example_inputs(spec, case)
+            with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
+                target(*examples)
+            return int(tape.operators)
+        except Exception:  # it looks at values, or holds tensors that are not its state: run it in full
+            found.clear()
         inputs = draw_inputs(spec, case, 0)
         whole = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
         with recording(generator(0, case.name, "trial"), found) as tape:

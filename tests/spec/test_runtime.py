@@ -469,3 +469,20 @@ def test_a_constructor_that_looks_at_its_weights_draws_them(monkeypatch: pytest.
     spec = spec_of(python, {"x": [2, 2048]})
     monkeypatch.setattr(torch, "empty", torch.zeros)  # what is left undrawn is known
     assert load_reference(spec, spec.cases[0], 0, undrawn=True).drawn
+
+
+@pytest.mark.parametrize(
+    "python",
+    [
+        "def f(x): return (x @ x).relu()",
+        "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x): return (x @ x).relu()",
+    ],
+)
+def test_a_reference_is_looked_at_without_its_data(python: str) -> None:
+    spec = spec_of(python, {"x": [1 << 24, 1 << 24]})  # 1 PiB
+    assert load_reference(spec, spec.cases[0], 0).random_inputs == ()
+
+
+def test_a_function_that_looks_at_values_is_run_in_full() -> None:
+    spec = spec_of("def f(x): return x if bool((x == x).all()) else x.sum()", {"x": [4]})
+    assert load_reference(spec, spec.cases[0], 0).random_inputs == ()
