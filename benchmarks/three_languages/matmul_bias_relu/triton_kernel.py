@@ -7,13 +7,14 @@ import triton.language as tl
 
 @triton.jit
 def kernel(
-    a, b, bias, c, rows, columns, depth, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr  # noqa: N803
-):
-    row = tl.program_id(1) * M + tl.arange(0, M)
-    column = tl.program_id(0) * N + tl.arange(0, N)
-    total = tl.zeros((M, N), tl.float32)
-    for start in range(0, depth, K):
-        k = start + tl.arange(0, K)
+    a, b, bias, c, rows, columns, depth,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,  # noqa: N803
+):  # fmt: skip
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, depth, DEPTH):
+        k = start + tl.arange(0, DEPTH)
         left_inside = (row[:, None] < rows) & (k[None, :] < depth)
         right_inside = (k[:, None] < depth) & (column[None, :] < columns)
         left = tl.load(a + row[:, None] * depth + k[None, :], mask=left_inside, other=0.0)
@@ -29,5 +30,7 @@ def matmul_bias_relu(a, b, bias):
     (rows, depth), columns = a.shape, b.shape[1]
     c = torch.empty(rows, columns, dtype=a.dtype, device=a.device)
     grid = triton.cdiv(columns, 64), triton.cdiv(rows, 64)
-    kernel[grid](a, b, bias, c, rows, columns, depth, M=64, N=64, K=32, num_warps=4, num_stages=4)
+    kernel[grid](
+        a, b, bias, c, rows, columns, depth, ROWS=64, COLUMNS=64, DEPTH=32, num_warps=4, num_stages=4
+    )  # fmt: skip
     return c

@@ -11,7 +11,7 @@ THREADS = 256
 
 @cute.kernel
 def kernel(x: cute.Tensor, cos: cute.Tensor, sin: cute.Tensor, y: cute.Tensor):
-    """``x`` and ``y``: (head, token, half, vector, element in it); ``cos``, ``sin``: (token, vector, element)."""
+    """``x``, ``y``: (head, token, half, vector, element); ``cos``, ``sin``: (token, vector, element)."""
     i = cute.arch.block_idx()[0] * THREADS + cute.arch.thread_idx()[0]
     heads, tokens, _, vectors, width = x.shape
     if i < heads * tokens * vectors:

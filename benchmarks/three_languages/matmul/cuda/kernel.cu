@@ -7,7 +7,7 @@ constexpr int THREADS = 128, M = 64, N = 64, K = 32, MORE = 8;  // MORE: of a li
 
 // A tile of `rows` x `columns` (at `row`, `column` of `x`, which has `height` x `width`), zeros beyond its ends.
 template <int ROWS, int COLUMNS>
-__device__ void stage(const __nv_bfloat16* x, __nv_bfloat16 (*tile)[COLUMNS + MORE], int row, int column,
+__device__ __forceinline__ void stage(const __nv_bfloat16* x, __nv_bfloat16 (*tile)[COLUMNS + MORE], int row, int column,
                       int height, int width) {
   if (width % 8 == 0) {
     for (int i = threadIdx.x; i < ROWS * COLUMNS / 8; i += THREADS) {
@@ -18,6 +18,7 @@ __device__ void stage(const __nv_bfloat16* x, __nv_bfloat16 (*tile)[COLUMNS + MO
       *reinterpret_cast<uint4*>(&tile[r][c]) = inside ? *from : none;
     }
   } else {
+    #pragma unroll 4
     for (int i = threadIdx.x; i < ROWS * COLUMNS; i += THREADS) {
       const int r = i / COLUMNS, c = i % COLUMNS;
       const bool inside = row + r < height && column + c < width;
@@ -29,14 +30,15 @@ __device__ void stage(const __nv_bfloat16* x, __nv_bfloat16 (*tile)[COLUMNS + MO
 extern "C" __global__ void __launch_bounds__(THREADS)
 matmul_kernel(const __nv_bfloat16* a, const __nv_bfloat16* b, __nv_bfloat16* c, int rows, int columns,
               int depth) {
-  __shared__ __align__(16) __nv_bfloat16 left[M][K + MORE];
-  __shared__ __align__(16) __nv_bfloat16 right[K][N + MORE];
-  __shared__ __align__(16) float sums[M][N + 4];
+  __shared__ __align__(32) __nv_bfloat16 left[M][K + MORE];
+  __shared__ __align__(32) __nv_bfloat16 right[K][N + MORE];
+  __shared__ __align__(32) float sums[M][N + 4];
   const int row = blockIdx.y * M, column = blockIdx.x * N, warp = threadIdx.x / 32;
   const int own_row = warp / 2 * 32, own_column = warp % 2 * 32;
   wmma::fragment<wmma::accumulator, 16, 16, 16, float> total[2][2];
   for (int i = 0; i < 2; ++i)
     for (int j = 0; j < 2; ++j) wmma::fill_fragment(total[i][j], 0.0f);
+  #pragma unroll 1
   for (int start = 0; start < depth; start += K) {
     stage<M, K>(a, left, row, start, rows, depth);
     stage<K, N>(b, right, start, column, depth, columns);
@@ -56,6 +58,7 @@ matmul_kernel(const __nv_bfloat16* a, const __nv_bfloat16* b, __nv_bfloat16* c, 
       wmma::store_matrix_sync(&sums[own_row + 16 * i][own_column + 16 * j], total[i][j], N + 4,
                               wmma::mem_row_major);
   __syncthreads();
+  #pragma unroll 4
   for (int i = threadIdx.x; i < M * N; i += THREADS) {
     const int r = i / N, n = i % N;
     if (row + r < rows && column + n < columns) {
