@@ -18,7 +18,7 @@ __device__ __forceinline__ void stage(const __nv_bfloat16* x, __nv_bfloat16 (*ti
       *reinterpret_cast<uint4*>(&tile[r][c]) = inside ? *from : none;
     }
   } else {
-    #pragma unroll 4
+    #pragma unroll 1
     for (int i = threadIdx.x; i < ROWS * COLUMNS; i += THREADS) {
       const int r = i / COLUMNS, c = i % COLUMNS;
       const bool inside = row + r < height && column + c < width;
