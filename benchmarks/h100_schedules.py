@@ -15,7 +15,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -110,11 +110,12 @@ def candidates(spec: KernelSpec, backend: Any, device: Any, samples: int, seed: 
 
 
 def compiled(
-    compiler: NvidiaCompiler, made: list[Candidate], spec: KernelSpec
+    compiler: NvidiaCompiler, made: Sequence[tuple[KernelSpec, Candidate]]
 ) -> list[Artifact | KevolveError]:
-    """An artifact a candidate, or why there is none; in parallel."""
+    """An artifact for each candidate of a spec's first case, or why there is none; in parallel."""
 
-    def build(candidate: Candidate) -> Artifact | KevolveError:
+    def build(job: tuple[KernelSpec, Candidate]) -> Artifact | KevolveError:
+        spec, candidate = job
         try:
             return compiler.compile(candidate, spec, spec.cases[0], compiler.device.target)
         except KevolveError as error:
@@ -224,7 +225,7 @@ def main() -> None:
         made = candidates(spec, backend, devices[0], options.samples, options.seed)
         made = made[:: max(1, len(made) // options.dry)] if options.dry else made
         compiler = NvidiaCompiler(backend.settings, devices[0])
-        built = compiled(compiler, made, spec)
+        built = compiled(compiler, [(spec, c) for c in made])
         compiler.close()
         print(
             f"{name}: {sum(isinstance(b, Artifact) for b in built)} of {len(built)} points compiled",

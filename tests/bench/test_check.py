@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from kevolve_core.bench import check
+from kevolve_core.kernelspec import KernelSpec, Reference
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,39 @@ def test_a_draft_after_a_wrong_one_may_solve_the_problem(
     row: dict[str, Any] = {"correct": False, "generated_correct": False, "reason": "", "libraries": []}
     role._checked(None, 0, 0, drafts, row)
     assert (row["correct"], row["wrong_drafts"]) == (correct, wrong)
+
+
+class _Buffer:
+    """Memory of a device that PyTorch does not know."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+class _Apart:
+    """A runner whose device has memory of its own."""
+
+    def upload(self, tensor: torch.Tensor, *, guarded: bool = False) -> _Buffer:
+        del guarded
+        return _Buffer(tensor.clone())
+
+    def download(self, buffer: _Buffer) -> torch.Tensor:
+        return buffer.tensor
+
+    def poison(self, nbytes: int) -> None:
+        """There is nothing."""
+
+
+@pytest.mark.parametrize(("off", "reason"), [(0.0, ""), (1.0, "output 0")])
+def test_results_come_from_the_device_before_they_are_compared(
+    monkeypatch: pytest.MonkeyPatch, off: float, reason: str
+) -> None:
+    role: Any = object.__new__(check.CheckRole)
+    role._runner = _Apart()
+    role._reference = SimpleNamespace(call=lambda x: (x + 1, 2))
+    monkeypatch.setattr(check, "library_calls", lambda *_: [])
+    spec = KernelSpec("next", Reference("def f(x): return x + 1, 2", "f"), ())
+    got = role._compared(
+        spec, lambda x: (x.double() + 1, 2), lambda x: (_Buffer(x.tensor + 1 + off), 2), [torch.ones(3)], {}
+    )
+    assert got.startswith(reason) if reason else got == ""
