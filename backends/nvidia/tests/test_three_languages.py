@@ -1,4 +1,4 @@
-"""The hand-written kernels of `benchmarks/three_languages`: that they compile, and what they compute on a CPU."""
+"""The hand-written kernels of `benchmarks/three_languages`: that they compile, and what they do on a CPU."""
 
 import json
 import shutil
