@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,18 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 @define
 class Kept:
-    """Results of jobs by their arguments and by the source of the search, so that a result of other code is
-    not taken for this one's.
+    """Results of jobs by their arguments and by the source that they depend on, so that a result of other
+    code is not taken for this one's.
 
     Args:
         file: where they are kept; None: nowhere.
         seconds: from now on, after which no job is begun any more.
+        sources: files and folders of the repository beside the work's own; by default the search's.
     """
 
     file: Path | None = None
     seconds: float = float("inf")
+    sources: Sequence[str] = _SOURCES
     _end: float = float("inf")
 
     def __attrs_post_init__(self) -> None:
@@ -37,7 +39,7 @@ class Kept:
 
     def map(self, work: Callable[[Any], Any], jobs: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:
         """What ``work`` makes of each job, in order. Raises SystemExit when the time is up before that."""
-        source = _source(work)
+        source = _source(work, self.sources)
         keys = [json.dumps([source, *_named(job)]) for job in jobs]
         known = self._known()
         todo = [n for n, key in enumerate(keys) if key not in known]
@@ -55,6 +57,22 @@ class Kept:
             raise SystemExit(f"{len(todo)} of {len(jobs)} searches are left: run the same command again")
         return [known[key] for key in keys]
 
+    def each(
+        self, work: Callable[[Any], Any], jobs: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        """Each job and what ``work`` makes of it, one after another in this process, those that are known
+        without doing them again. Raises SystemExit when the time is up before the last."""
+        source, known = _source(work, self.sources), self._known()
+        for done, job in enumerate(jobs):
+            key = json.dumps([source, *_named(job)])
+            if key not in known:
+                if time.monotonic() >= self._end:
+                    left = len(jobs) - done
+                    raise SystemExit(f"{left} of {len(jobs)} jobs are left: run the same command again")
+                known[key] = work(job)
+                self._keep(key, known[key])
+            yield job, known[key]
+
     def _known(self) -> dict[str, Any]:
         if self.file is None or not self.file.exists():
             return {}
@@ -71,10 +89,10 @@ def _named(job: Sequence[Any]) -> list[Any]:
     return [each.name if isinstance(each, Path) else each for each in job]
 
 
-def _source(work: Callable[[Any], Any]) -> str:
+def _source(work: Callable[[Any], Any], sources: Sequence[str]) -> str:
     """A hash of the code that a result depends on."""
     files = [Path(__file__).with_name("recorded.py"), Path(work.__code__.co_filename)]
-    for name in _SOURCES:
+    for name in sources:
         place = _ROOT / name
         files += sorted(place.rglob("*.py")) if place.is_dir() else [place]
     digest = hashlib.sha256(work.__name__.encode())

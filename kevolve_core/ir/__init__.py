@@ -3,6 +3,7 @@
 from kevolve_core.ir.affine import Affine, address, affine
 from kevolve_core.ir.attention import Attention
 from kevolve_core.ir.expr import (
+    COSTLY,
     OPS,
     Const,
     Expr,
@@ -41,8 +42,8 @@ from kevolve_core.ir.program import (
 from kevolve_core.ir.subset import Subset
 
 __all__ = [
-    "COMBINERS", "OPS", "Affine", "Attention", "Axis", "Buffer", "Const", "Contract", "Expr", "Index",
-    "Instruction", "Let", "LibraryCall", "Load", "LoopNest", "Op", "Operand", "OutputRef", "Program",
+    "COMBINERS", "COSTLY", "OPS", "Affine", "Attention", "Axis", "Buffer", "Const", "Contract", "Expr",
+    "Index", "Instruction", "Let", "LibraryCall", "Load", "LoopNest", "Op", "Operand", "OutputRef", "Program",
     "Reduce", "Scan", "Search", "Single", "Statement", "Step", "Store", "Subset", "Var", "address", "affine",
     "axes_of", "children", "itemsize", "linear", "loads_of", "singles", "vars_of", "walk",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from attrs import frozen
 
 __all__ = [
+    "COSTLY",
     "OPS",
     "Const",
     "Expr",
@@ -44,6 +45,11 @@ OPS: dict[str, int] = {
     "bitwise_and": 2, "bitwise_or": 2, "bitwise_xor": 2, "bitwise_not": 1, "shift_left": 2, "shift_right": 2,
     "where": 3, "cast": 1, "fma": 3,
 }  # fmt: skip
+#: Operators that take tens of instructions on most targets.
+COSTLY = frozenset(
+    ["sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "exp", "exp2", "expm1",
+     "log", "log2", "log10", "log1p", "pow", "erf", "erfc", "lgamma", "digamma", "sigmoid"]
+)  # fmt: skip
 
 
 @frozen(cache_hash=True)

@@ -23,6 +23,7 @@ from kevolve_core.spec.given import described_by_file, drawn_by_file
 from kevolve_core.spec.importing import filename_of, import_reference, user_code
 from kevolve_core.spec.randomness import Drawing, Scoped, recording, replaying
 from kevolve_core.spec.seeding import PROCESS, generator_states, seeded
+from kevolve_core.spec.undrawn import Undrawn
 
 __all__ = [
     "LoadedReference",
@@ -52,6 +53,7 @@ class LoadedReference:
         refused: of the oracle's version, filled while it runs: operators that refuse float64 and ran in the
             declared dtype, or one entry that starts with ``whole reference``.
         seed: what weights and module-level constants were drawn from.
+        drawn: whether all its tensors have their values; else only their types are to be looked at.
     """
 
     call: Callable[..., Any]
@@ -63,20 +65,34 @@ class LoadedReference:
     refused: list[str] = field(factory=list)
     seed: int = 0
     plain: Callable[..., Any] | None = field(default=None, repr=False)
+    drawn: bool = True
 
 
-def load_reference(spec: KernelSpec, case: Case, seed: int) -> LoadedReference:
-    """The reference of ``spec``, constructed for ``case`` with weights from ``torch.manual_seed(seed)``.
+def load_reference(spec: KernelSpec, case: Case, seed: int, *, undrawn: bool = False) -> LoadedReference:
+    """The reference of ``spec``, constructed for ``case`` with weights from ``torch.manual_seed(seed)``. With
+    ``undrawn``, large weights are left without values where its constructor allows it (see `Undrawn`).
 
     Raises:
         SpecError: it does not import, construct or run, or draws random numbers that cannot be made inputs;
             names the line of the user's file.
     """
-    plain, args, kwargs = _constructed(spec, case, seed)
+    plain, args, kwargs, drawn = (
+        _undrawn(spec, case, seed) if undrawn else (*_constructed(spec, case, seed), True)
+    )
     module = plain if spec.reference.kind == "module" else None
     found = _random_inputs(spec, case, plain)
     call = _with_random_inputs(spec, case, plain, found) if found else plain
-    return LoadedReference(call, module, args, kwargs, found, seed=seed, plain=plain)
+    return LoadedReference(call, module, args, kwargs, found, seed=seed, drawn=drawn, plain=plain)
+
+
+def _undrawn(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[Any, ...], dict[str, Any], bool]:
+    """`_constructed` without large draws, and whether there were none; with them where it fails so."""
+    try:
+        with Undrawn() as mode:
+            made = _constructed(spec, case, seed)
+    except SpecError:  # it looks at the values of its weights, or cannot be constructed: then so says this
+        return (*_constructed(spec, case, seed), True)
+    return (*made, not mode.skipped)
 
 
 def _constructed(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -272,19 +288,19 @@ def _random_inputs(spec: KernelSpec, case: Case, plain: Callable[..., Any] | Non
 
 
 def _trial(spec: KernelSpec, case: Case, plain: Callable[..., Any], found: list[InputSpec]) -> int:
-    """Run ``plain`` once, noting in ``found`` what it draws; the number of operators it ran. A module runs
-    without data where it can, which costs nothing whatever its sizes."""
+    """Run ``plain`` once, noting in ``found`` what it draws; the number of operators it ran. It runs without
+    data where it can, which costs nothing whatever its sizes."""
     key = (spec.fingerprint, case.name)
     _random_cache[key] = ()  # the declared inputs alone
     try:
-        if isinstance(plain, torch.nn.Module):
-            try:
-                target, examples = _without_data(plain), example_inputs(spec, case)
-                with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
-                    target(*examples)
-                return int(tape.operators)
-            except Exception:  # it looks at values, or holds tensors that are not its state: run it in full
-                found.clear()
+        try:
+            target = _without_data(plain) if isinstance(plain, torch.nn.Module) else plain
+            examples = example_inputs(spec, case)
+            with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
+                target(*examples)
+            return int(tape.operators)
+        except Exception:  # it looks at values, or holds tensors that are not its state: run it in full
+            found.clear()
         inputs = draw_inputs(spec, case, 0)
         whole = copy.deepcopy(plain) if isinstance(plain, torch.nn.Module) else plain
         with recording(generator(0, case.name, "trial"), found) as tape:

@@ -25,6 +25,7 @@ from kevolve_core.synth.joins import CAT_IN_PLACE
 from kevolve_core.synth.online_attention import ONLINE_ATTENTION
 from kevolve_core.synth.program import Partition, Synthesised, synthesise
 from kevolve_core.synth.reference import graph_of
+from kevolve_core.synth.windowed import DEPTHWISE, LIBRARY, WINDOWED_CONVOLUTION, WINDOWS
 from kevolve_core.synth.work import program_work
 
 __all__ = ["SynthGenerator"]
@@ -42,6 +43,8 @@ class SynthGenerator:
     Draft 0 is the default point with everything fused; the next are the same with what a backend would choose
     about the whole program (`kevolve_core.interfaces.Programming`), the same in the other order of memory
     (where the device's fact `kevolve_core.synth.channels.LAYOUTS` has two and a library runs convolutions),
+    the same with depthwise convolutions as the library's (where they are sums over windows, or the other way
+    round: the device's fact `kevolve_core.synth.windowed.DEPTHWISE`),
     the same with concatenations copied (where some are put together in place),
     the same with attention in parts (where the language has one kernel for it), the default of every other
     language and the spaces' ``starts``; later drafts sample schedules and
@@ -243,10 +246,10 @@ class SynthGenerator:
 
     def _started(self) -> list[tuple[Genome, str]]:
         """What is tried right after the default: the same with the starts of the choices about the program,
-        where there are any; the same in the other order of memory, where there are two, with concatenations
-        copied, where some are in place, and with attention in parts, where it is one step; the defaults of
-        the other languages; then every language's first start, second start, and so on. Steps that have
-        fewer keep their default."""
+        where there are any; the same in the other order of memory, where there are two, with depthwise
+        convolutions the other way, where there are any, with concatenations copied, where some are in place,
+        and with attention in parts, where it is one step; the defaults of the other languages; then every
+        language's first start, second start, and so on. Steps that have fewer keep their default."""
         languages = self._languages()
         usual = self._defaults
         others = languages[1:]
@@ -257,6 +260,10 @@ class SynthGenerator:
         if any(s.joined for s in self._programs(first)):
             copied = Genome(languages[0], evolve(first, in_place=False))
             found.insert(0, (self._with_steps(copied, {}), "copies"))
+        if self._has_windows():
+            turned = evolve(first, windowed=not first.windowed)
+            note = WINDOWS if turned.windowed else LIBRARY
+            found.insert(0, (self._with_steps(Genome(languages[0], turned), {}), note))
         if self._has_layouts():
             other = Genome(languages[0], _turned(usual[languages[0]]))
             found.insert(0, (self._with_steps(other, {}), "layout"))
@@ -298,7 +305,7 @@ class SynthGenerator:
         has_library = any(isinstance(s, LibraryCall) for s in first.program.steps)
         return moved_partition(
             partition, first.edges, first.shared, has_library, rng, first.tables, self._has_layouts(),
-            self._fuses(language, partition), bool(first.joined),
+            self._fuses(language, partition), bool(first.joined), self._has_windows(),
         )  # fmt: skip
 
     def _with_steps(self, genome: Genome, steps: Mapping[str, Mapping[str, object]]) -> Genome:
@@ -325,6 +332,10 @@ class SynthGenerator:
         """Whether there are convolutions whose order of memory is a choice on this device."""
         return CHANNELS_LAST in self._layouts() and any(g.channels_last for g in self._captured().values())
 
+    def _has_windows(self) -> bool:
+        """Whether there are convolutions that may be sums over windows."""
+        return any(g.windowed for g in self._captured().values())
+
     def _usual(self) -> Partition:
         """The partition of the first draft: everything fused, and channels-last memory for convolutions
         where the device prefers it and they are of a kind that gains."""
@@ -332,7 +343,10 @@ class SynthGenerator:
             first = self._layouts()[:1] == (CHANNELS_LAST,)
             converts = bool(self._device.facts.get(CONVERTS))
             gains = first and all(preferred(g, converts) for g in self._captured().values())
-            self._first_partition = Partition(channels_last=gains)
+            windows = self._device.facts.get(DEPTHWISE, WINDOWS) == WINDOWS
+            self._first_partition = Partition(
+                channels_last=gains, windowed=windows or not self._has_windows()
+            )
         return self._first_partition
 
     def _programs(self, partition: Partition) -> tuple[Synthesised, ...]:
@@ -452,6 +466,8 @@ class SynthGenerator:
             names.pop(ONLINE_ATTENTION, None)
         if not (partition.in_place and any(s.joined for s in self._programs(partition))):
             names.pop(CAT_IN_PLACE, None)
+        if not partition.windowed:
+            names.pop(WINDOWED_CONVOLUTION, None)
         return ", ".join(names)
 
     def _candidate(self, genome: Genome, context: Proposal, note: str) -> Candidate:

@@ -2,9 +2,9 @@
 
 A genome is JSON: ``{"generator": "synth", "language": …, "partition": {"apart": [[consumer, producer], …],
 "stored": […], "epilogues": bool, "recomputed": […], "segments": bool, "channels_last": bool, "attention":
-bool, "in_place": bool}, "steps": {step's name: point of its schedule space}}``. Names are those of the
-reference's graph, so that a genome means the same on every case, and a step that another partition lacks
-simply takes its default.
+bool, "in_place": bool, "windowed": bool}, "steps": {step's name: point of its schedule space}}``. Names are
+those of the reference's graph, so that a genome means the same on every case, and a step that another
+partition lacks simply takes its default.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Genome:
             unusual["attention"] = True
         if not p.in_place:
             unusual["in_place"] = False
+        if not p.windowed:
+            unusual["windowed"] = False
         return {
             "generator": NAME,
             "language": self.language,
@@ -71,6 +73,7 @@ class Genome:
             bool(p.get("channels_last", False)),
             bool(p.get("attention", False)),
             bool(p.get("in_place", True)),
+            bool(p.get("windowed", True)),
         )
         return cls(str(value["language"]), partition, dict(value.get("steps", {})))
 
@@ -109,11 +112,13 @@ def moved_partition(
     layouts: bool = False,
     attention: bool = False,
     joins: bool = False,
+    windows: bool = False,
 ) -> Partition:
     """One graph move: cut or join an edge, keep or recompute a shared value or a table, epilogues on or off,
     channels-last memory or not (where there are ``layouts`` to choose from), attention as one step or in
-    parts (where there is ``attention``), concatenations in place or not (where there are ``joins``). The
-    partition itself where there is no move."""
+    parts (where there is ``attention``), concatenations in place or not (where there are ``joins``),
+    convolutions of few channels as sums or the library's (where there are ``windows``). The partition itself
+    where there is no move."""
     moves: list[Partition] = [evolve(partition, apart=partition.apart | {e}) for e in edges]
     moves += [evolve(partition, apart=partition.apart - {e}) for e in sorted(partition.apart)]
     moves += [evolve(partition, stored=partition.stored | {n}) for n in shared if n not in partition.stored]
@@ -127,6 +132,8 @@ def moved_partition(
         moves.append(evolve(partition, attention=not partition.attention))
     if joins:
         moves.append(evolve(partition, in_place=not partition.in_place))
+    if windows:
+        moves.append(evolve(partition, windowed=not partition.windowed))
     return rng.choice(moves) if moves else partition
 
 

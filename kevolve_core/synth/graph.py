@@ -90,7 +90,8 @@ class Graph:
     ``rewrites`` names those of `kevolve_core.synth.simplify` that changed it, and ``channels_last`` the
     convolutions that `kevolve_core.synth.channels` may give another order of memory; ``attention`` is whether
     `kevolve_core.synth.online_attention` looks for attention in what it is lowered to, and ``in_place``
-    whether `kevolve_core.synth.joins` may put concatenations together without copies."""
+    whether `kevolve_core.synth.joins` may put concatenations together without copies; ``windowed`` are the
+    convolutions that may be sums over windows (`kevolve_core.synth.windowed`)."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref, ...]
@@ -99,6 +100,7 @@ class Graph:
     channels_last: tuple[str, ...] = ()
     attention: bool = False
     in_place: bool = False
+    windowed: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:
         for n in self.nodes:

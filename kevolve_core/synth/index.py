@@ -267,6 +267,10 @@ class Indexer:
                 return self.floordiv(args[0], k) if name == "floordiv" else self.remainder(args[0], k)
         if name in {"lt", "ge"} and args[0].dtype == "int64" and isinstance(args[1], Const):
             return self.compare(name, args[0], int(args[1].value))
+        if name in {"logical_and", "logical_or"}:
+            for one, other in (args, args[::-1]):
+                if isinstance(one, Const):
+                    return other if bool(one.value) == (name == "logical_and") else one
         if name == "where" and isinstance(args[0], Const):
             return args[1] if args[0].value else args[2]
         return Op(name, args, dtype)

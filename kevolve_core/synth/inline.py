@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
-from kevolve_core.ir import Const, Expr, Index, Let, Load, Op, Search, Statement, Var, children
+from kevolve_core.ir import Const, Expr, Index, Let, Load, Op, Search, Statement, Var, axes_of, children, walk
 from kevolve_core.synth.index import Indexer, rebuild
 from kevolve_core.synth.lower import Def
 from kevolve_core.synth.lower.core import cast
@@ -123,10 +123,6 @@ class Inliner:
         if e.name == "where" and isinstance(taken := self._expand(e.args[0], mask, memo), Const):
             return self._expand(e.args[1] if taken.value else e.args[2], mask, memo)
         args = tuple(self._expand(a, mask, memo) for a in e.args)
-        if e.name in {"logical_and", "logical_or"}:
-            for one, other in (args, args[::-1]):
-                if isinstance(one, Const):
-                    return other if bool(one.value) == (e.name == "logical_and") else one
         return self.ix.op(e.name, args, e.dtype)
 
     def _load(self, e: Load, mask: Expr | None, memo: dict[Expr, Expr]) -> Expr:
@@ -139,8 +135,10 @@ class Inliner:
             if not own.value:
                 return _other(other, e.dtype)
             own = None
-        both = own if mask is None else mask if own is None else _and(mask, own)
         d = self.defs[e.buffer]
+        if mask is not None and self._is_apart(index, d.shape, mask):
+            mask = None
+        both = own if mask is None else mask if own is None else _and(mask, own)
         if self.stored(e.buffer):
             self.accesses[Access(e.buffer, index)] = None
             plain = Load(e.buffer, index, e.dtype, both, _other(other, e.dtype) if both is not None else None)
@@ -153,6 +151,14 @@ class Inliner:
         if own is None:
             return value
         return Op("where", (own, value, _other(other, e.dtype)), e.dtype)
+
+    def _is_apart(self, index: tuple[Expr, ...], shape: tuple[int, ...], mask: Expr) -> bool:
+        """Whether ``index`` is inside of ``shape`` wherever it is, and moves along none of the loops of
+        ``mask``: what is read there (a channel's statistics) is read once, whatever the mask says."""
+        if any(axes_of(i) & axes_of(mask) for i in index) or any(isinstance(n, Var) for n in walk(mask)):
+            return False
+        ranges = [self.ix.bounds(i) for i in index]
+        return all(low >= 0 and high < n for (low, high), n in zip(ranges, shape, strict=True))
 
 
 def _and(a: Expr, b: Expr) -> Expr:

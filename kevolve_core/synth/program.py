@@ -50,6 +50,8 @@ class Partition:
         attention: whether attention is one step (`kevolve_core.synth.online_attention`); off by default,
             since only some languages have a kernel for it.
         in_place: whether concatenations are put together in place (`kevolve_core.synth.joins`).
+        windowed: whether convolutions of few channels a group are sums over windows
+            (`kevolve_core.synth.windowed`), and not the library's.
     """
 
     apart: frozenset[tuple[str, str]] = frozenset()
@@ -60,6 +62,7 @@ class Partition:
     channels_last: bool = False
     attention: bool = False
     in_place: bool = True
+    windowed: bool = True
 
 
 @frozen(eq=False)
@@ -84,6 +87,8 @@ def synthesise(graph: Graph, case: str = "", partition: Partition | None = None)
         UnsupportedError: names the operator and the user's source line.
     """
     partition = partition or Partition()
+    if not partition.windowed:
+        graph = evolve(graph, windowed=())
     last = frozenset(graph.channels_last) if partition.channels_last else frozenset()
     made = _Assembler(lower(graph), case, partition, last, graph.in_place).assembled()
     if not graph.attention:

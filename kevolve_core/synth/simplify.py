@@ -14,6 +14,7 @@ from kevolve_core.synth.channels import channels_last
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, references, replace_refs
 from kevolve_core.synth.joins import CAT_IN_PLACE, cat_in_place
 from kevolve_core.synth.online_attention import online_attention
+from kevolve_core.synth.windowed import WINDOWED_CONVOLUTION, windowed_convolution
 
 __all__ = ["REWRITES", "simplified"]
 
@@ -194,6 +195,7 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {
     "channels_last": channels_last,
     "online_attention": online_attention,
     CAT_IN_PLACE: cat_in_place,
+    WINDOWED_CONVOLUTION: windowed_convolution,
 }
 
 

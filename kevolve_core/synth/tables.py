@@ -12,15 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from kevolve_core.ir import Index, Load, Op, walk
+from kevolve_core.ir import COSTLY, Index, Load, Op, walk
 from kevolve_core.synth.lower import Def
 
 __all__ = ["landings", "tables"]
 
-_COSTLY = frozenset(
-    ["sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "exp", "exp2", "expm1",
-     "log", "log2", "log10", "log1p", "pow", "erf", "erfc", "lgamma", "digamma", "sigmoid"]
-)  # fmt: skip
 #: A table is read at least so often an element, and has at most so many elements. Estimated: a function of
 #: twenty operations against a store and loads from the second-level cache.
 REUSE, LARGEST = 8, 1 << 18
@@ -57,7 +53,7 @@ def tables(defs: Mapping[str, Def], extents: Mapping[str, int], results: Iterabl
 
 
 def _costly(d: Def) -> bool:
-    return d.value is not None and any(isinstance(e, Op) and e.name in _COSTLY for e in walk(d.value))
+    return d.value is not None and any(isinstance(e, Op) and e.name in COSTLY for e in walk(d.value))
 
 
 def _along_rows(reader: Def, load: Load) -> bool:

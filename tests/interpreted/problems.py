@@ -11,6 +11,7 @@ from attrs import frozen
 
 from kevolve_core.synth.program import Partition
 from tests.interpreted.attention import ATTENTION, points_of
+from tests.interpreted.windowed import CHANNELS_LAST, POOLS, WINDOWED, WINDOWS
 
 __all__ = ["LOOPED", "POINTS", "PROBLEMS", "Problem"]
 
@@ -260,9 +261,19 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "convolution": _module(lambda: torch.nn.Conv2d(3, 8, 3, padding=1, stride=2), 2, 3, 9, 11),
     "grouped convolution and what follows": _module(
-        lambda: torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, groups=2, dilation=2), torch.nn.SiLU()),
-        2, 4, 9, 11,
+        lambda: torch.nn.Sequential(torch.nn.Conv2d(10, 8, 3, groups=2, dilation=2), torch.nn.SiLU()),
+        2, 10, 9, 11,
     ),
+    **{
+        f"window: {name}": Problem(function, _normal(shape, dtype=dtype), WINDOWS)
+        for name, (function, shape, dtype) in {**WINDOWED, **POOLS}.items()
+    },
+    **{
+        f"window: {name}": Problem(
+            function, _normal(shape, dtype=dtype), WINDOWS, Partition(channels_last=True)
+        )
+        for name, (function, shape, dtype) in CHANNELS_LAST.items()
+    },
     "convolutions on channels-last memory": Problem(
         _network(), lambda: [torch.randn(2, 3, 9, 7)], {"library": {}, "generated": _SMALL},
         Partition(channels_last=True),

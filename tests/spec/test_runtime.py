@@ -425,3 +425,64 @@ def test_inputs_of_a_kernelbench_file_are_described_without_drawing_them() -> No
 def test_inputs_that_are_made_from_data_are_drawn_and_described() -> None:
     spec = spec_of(KERNELBENCH.replace("torch.rand(16, 8)", "torch.rand(int(torch.ones(16).sum()), 8)"))
     assert example_inputs(spec, spec.cases[0])[0].shape == (16, 8)
+
+
+_LAYERS = """
+import torch
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = torch.nn.Linear(2048, 1024)
+        self.scale = torch.nn.Parameter(torch.randn(1024, 1024) * 0.5)
+        self.own = torch.randn(2)
+
+    def forward(self, x):
+        return self.wide(x) @ self.scale {use}
+"""
+
+
+def test_large_weights_are_left_undrawn_where_only_types_count() -> None:
+    spec = spec_of(_LAYERS.format(use=""), {"x": [2, 2048]})
+    found = load_reference(spec, spec.cases[0], 0, undrawn=True)
+    assert not found.drawn
+    assert found.module is not None
+    assert found.module.wide.weight.shape == (1024, 2048)
+    assert load_reference(spec, spec.cases[0], 0).drawn
+
+
+def test_a_constant_of_the_reference_is_what_its_seed_draws() -> None:
+    from kevolve_core.synth.reference import graph_of
+
+    spec = spec_of(_LAYERS.format(use="+ self.own.sum()"), {"x": [2, 2048]})
+    drawn = load_reference(spec, spec.cases[0], 0)
+    assert drawn.module is not None
+    (constant,) = (n.data for n in graph_of(spec, spec.cases[0]).nodes if n.op == "constant")
+    assert constant == tuple(drawn.module.own.tolist())
+
+
+def test_a_constructor_that_looks_at_its_weights_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    python = _LAYERS.format(use="").replace(
+        "self.own = torch.randn(2)", "assert float(self.wide.weight.detach().abs().max()) > 0.01"
+    )
+    spec = spec_of(python, {"x": [2, 2048]})
+    monkeypatch.setattr(torch, "empty", torch.zeros)  # what is left undrawn is known
+    assert load_reference(spec, spec.cases[0], 0, undrawn=True).drawn
+
+
+@pytest.mark.parametrize(
+    "python",
+    [
+        "def f(x): return (x @ x).relu()",
+        "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x): return (x @ x).relu()",
+    ],
+)
+def test_a_reference_is_looked_at_without_its_data(python: str) -> None:
+    spec = spec_of(python, {"x": [1 << 24, 1 << 24]})  # 1 PiB
+    assert load_reference(spec, spec.cases[0], 0).random_inputs == ()
+
+
+def test_a_function_that_looks_at_values_is_run_in_full() -> None:
+    spec = spec_of("def f(x): return x if bool((x == x).all()) else x.sum()", {"x": [4]})
+    assert load_reference(spec, spec.cases[0], 0).random_inputs == ()

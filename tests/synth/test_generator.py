@@ -373,6 +373,44 @@ def test_the_search_may_copy_concatenations() -> None:
     assert found == {Partition(in_place=False)}
 
 
+DEPTHWISE_LAYER = KernelSpec(
+    "d",
+    Reference(
+        "import torch\n\ndef d(x, w):\n    return torch.conv2d(x, w, padding=1, groups=3).relu()\n",
+        "d",
+    ),
+    (Case("a", (InputSpec("x", (2, 3, 6, 7)), InputSpec("w", (3, 1, 3, 3)))),),
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "without", "expected"),
+    [
+        ({}, (), [("default", "windowed_convolution"), ("library", "")]),
+        ({"depthwise_convolutions": "library"}, (), [("default", ""), ("windows", "windowed_convolution")]),
+        ({}, ("windowed_convolution",), [("default", "")]),
+    ],
+)
+def test_depthwise_convolutions_are_drafted_both_ways_the_devices_first(
+    facts: Mapping[str, object], without: Sequence[str], expected: Sequence[tuple[str, str]]
+) -> None:
+    device, graph = evolve(DEVICE, facts=facts), partial(graph_of, without=without)
+    made = SynthGenerator(DEPTHWISE_LAYER, {"text": Printer()}, space, device, graph=graph)
+    drafts = [
+        c.origin.notes for k in range(2) for c in made.propose_now(Proposal(DEPTHWISE_LAYER, device, k, 7), 1)
+    ]
+    found = [(d["move"], d["rewrites"]) for d in drafts]
+    assert found[: len(expected)] == expected
+    assert len(expected) > 1 or {m for m, _ in found}.isdisjoint({"library", "windows"})
+
+
+def test_the_search_may_give_depthwise_convolutions_to_the_library() -> None:
+    found = {moved_partition(Partition(), (), (), False, random.Random(k), windows=True) for k in range(3)}
+    assert found == {Partition(windowed=False)}
+    genome = Genome("text", Partition(windowed=False))
+    assert Genome.parsed(genome.plain()) == genome
+
+
 ATTENTION = KernelSpec(
     "h",
     Reference("import torch\n\ndef h(q, k, v):\n    return torch.softmax(q @ k.mT, -1) @ v\n", "h"),

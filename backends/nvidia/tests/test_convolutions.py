@@ -15,6 +15,7 @@ from kevolve_core.errors import UnsupportedError
 from kevolve_core.evaluate.rules import check_candidate
 from kevolve_core.ir import LibraryCall, Operand, Program
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec, Reference
+from kevolve_core.languages.triton.render.renderer import Foreign
 from kevolve_core.synth import SynthGenerator, interpret
 from kevolve_core.synth.program import Partition
 from kevolve_nvidia.compiler import NvidiaCompiler
@@ -25,7 +26,7 @@ from kevolve_nvidia.cutedsl.convolution_schedule import (
     geometry_of,
 )
 from kevolve_nvidia.cutedsl.renderer import CuteRenderer
-from kevolve_nvidia.cutedsl.walk import ConvolutionWalk, first_sum, sum_at
+from kevolve_nvidia.cutedsl.walk import ConvolutionWalk, first_sum, laid_at, sum_at, taken_at
 from kevolve_nvidia.facts import compile_only, target_of
 from kevolve_nvidia.rendering import schedule_space
 
@@ -71,7 +72,8 @@ class Convolution:
         taps = math.prod(walk.taps)
         strides = [8 * s for s in (*reversed(g.image), 1)]
         image = np.lib.stride_tricks.as_strided(image, (*reversed(g.extents), g.taken), strides)
-        filters = filters.reshape(taps, walk.filters, g.taken)
+        steps = [8 * s for s in (g.filters[1], g.filters[0], 1)]
+        filters = np.lib.stride_tricks.as_strided(filters, (taps, walk.filters, g.taken), steps)
         by_pixels = g.d[4] == 1
         written = np.zeros(result.shape, dtype=int)
         for place, rank in itertools.product(range(walk.tiles), range(walk.cluster)):
@@ -158,12 +160,26 @@ CASES: Mapping[str, tuple[Any, ...]] = {
     "one dimension": ("F.conv1d(x, w, padding=2).relu()", (3, 16, 50), (16, 16, 5)),
     "three dimensions": ("F.conv3d(x, w, padding=1)", (2, 16, 5, 6, 11), (32, 16, 2, 3, 3)),
     "one tap, small images": ("F.conv2d(x, w).relu()", (5, 32, 7, 9), (80, 32, 1, 1)),
+    "transposed": (
+        "F.conv_transpose2d(x, w, b, padding=(1, 0)).relu()", (2, 20, 13, 17), (20, 24, 3, 5), (24,),
+    ),
+    "transposed and dilated, one dimension": (
+        "F.conv_transpose1d(x, w, padding=4, dilation=3)", (2, 16, 40), (16, 24, 4),
+    ),
+    "transposed, cut off at the edges": (
+        "F.conv_transpose2d(x, w, padding=(3, 2), dilation=(2, 1))", (2, 16, 15, 20), (16, 20, 2, 2),
+    ),
+    "transposed, three dimensions": (
+        "F.conv_transpose3d(x, w, b, padding=(0, 1, 2))", (2, 16, 3, 5, 11), (16, 20, 2, 3, 4), (20,),
+    ),
+    "transposed, one tap": ("F.conv_transpose2d(x, w) * 2.0", (2, 32, 7, 9), (32, 40, 1, 1)),
     "two in a row": ("F.conv2d(F.conv2d(x, w, b).relu(), w)", (2, 32, 18, 20), (32, 32, 3, 3), (32,)),
 }  # fmt: skip
 POINTS: tuple[Mapping[str, Any], ...] = (
     {},
     {"tile_channels": 64, "tile_pixels": 128, "tile_width": 8},
     {"tile_channels": 128, "tile_pixels": 64, "tile_columns": 1, "tile_cluster": 2, "tile_depth": 16},
+    {"tile_channels": 48, "tile_pixels": 128},
 )
 
 
@@ -196,6 +212,28 @@ def test_a_printed_convolution_computes_the_reference(
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("shared", [1, 3])
+@pytest.mark.parametrize("padding", [(0, 0, 0), (2, 1, 1)])
+def test_taps_of_a_transposed_convolution_meet_the_pixels_that_they_spread(
+    shared: int, padding: tuple[int, int, int]
+) -> None:
+    taps, dilation = (4, 3, 2), (2, 3, 1)  # width, height, depth
+    image, weight = torch.randn(1, 1, 3, 5, 12).double(), torch.randn(1, 1, *reversed(taps)).double()
+    given = {"padding": tuple(reversed(padding)), "dilation": tuple(reversed(dilation))}
+    wanted = torch.nn.functional.conv_transpose3d(image, weight, **given)[0, 0]
+    near = tuple(r * (k - 1) - p for r, k, p in zip(dilation, taps, padding, strict=True))
+    (w, h, d), flat = reversed(wanted.shape), weight.flatten()
+    walk = ConvolutionWalk(1, 1, (w, h, d), taps, near, dilation, 64, (8, 8, 1, 1), 1, shared, True)
+    found = torch.zeros_like(wanted)
+    for x, y, z in itertools.product(range(w), range(h), range(d)):
+        for copy, row in itertools.product(range(walk.copies), range(shared)):
+            i, j, k, _ = walk.corner((x, y, z, 0), copy)
+            j += walk.skipped(row) // walk.box[0]
+            if 0 <= i < 12 and 0 <= j < 5 and 0 <= k < 3:
+                found[z, y, x] += image[0, 0, k, j, i] * flat[walk.tap(copy, row)]
+    torch.testing.assert_close(found, wanted)
+
+
 def test_every_sum_of_a_tile_is_stored_once_from_where_its_thread_laid_it() -> None:
     for rows, columns, joined in ((64, 256, 1), (128, 128, 1), (128, 256, 2), (256, 64, 2)):
         thread = np.arange(128 * joined)
@@ -214,6 +252,32 @@ def test_every_sum_of_a_tile_is_stored_once_from_where_its_thread_laid_it() -> N
         assert numbers_seen == set(range(rows * columns // len(thread)))
 
 
+def test_sums_of_a_tile_of_few_channels_are_turned() -> None:
+    for rows, columns, joined in ((64, 16, 1), (128, 48, 2), (256, 32, 2)):
+        sums = np.arange(rows * columns).reshape(rows, columns)  # pixels by channels
+        stored = np.full((columns, rows), -1)
+        thread = np.arange(128 * joined)
+        row, column = first_sum(thread)
+        lane, warp = thread % 32, thread // 32
+        held = np.zeros((len(thread), rows * columns // len(thread)), dtype=int)
+        for block, half, eight, j in itertools.product(
+            range(rows // (64 * joined)), range(2), range(columns // 8), range(2)
+        ):
+            of = row + block * 64 * joined + half * 8, column + eight * 8 + j
+            held[:, sum_at(block, half, eight, columns) + j] = sums[of]
+        for block, chunk in itertools.product(range(rows // (64 * joined)), range(columns // 16)):
+            kept = np.full((4 * joined, 16, 16), -1)
+            for half, eight, j in itertools.product(range(2), range(2), range(2)):
+                channel, pixel = laid_at(lane, half, eight)
+                kept[warp, channel + j, pixel] = held[:, sum_at(block, half, chunk * 2 + eight, columns) + j]
+            for four, j in itertools.product(range(4), range(2)):
+                channel, pixel = taken_at(lane, four)
+                to = chunk * 16 + channel, row - lane // 4 + block * 64 * joined + pixel + j
+                assert (stored[to] == -1).all()
+                stored[to] = kept[warp, channel, pixel + j]
+        np.testing.assert_array_equal(stored, sums.T)
+
+
 # --- what is claimed, and how -------------------------------------------------------------------------------
 
 
@@ -229,7 +293,10 @@ def call_of(image: tuple[int, ...], weight: tuple[int, ...], **given: Any) -> Li
     [
         ((2, 16, 32, 32), (16, 16, 3, 3), {"stride": [2, 2]}),
         ((2, 32, 32, 32), (32, 16, 3, 3), {"groups": 2}),
-        ((2, 16, 32, 32), (16, 16, 3, 3), {"transposed": True}),
+        ((2, 16, 32, 32), (16, 16, 3, 3), {"transposed": True, "stride": [2, 2]}),
+        ((2, 32, 32, 32), (32, 16, 3, 3), {"transposed": True, "groups": 2}),
+        ((2, 16, 32, 32), (16, 16, 3, 3), {"transposed": True, "dilation": [2, 2], "output_padding": [1, 1]}),
+        ((2, 16, 8, 8), (16, 16, 3, 3), {"transposed": True, "padding": [2, 2]}),  # 6 pixels a row
         ((2, 3, 32, 32), (64, 3, 3, 3), {}),
         ((2, 18, 32, 32), (64, 18, 3, 3), {}),  # pixels of 72 bytes: no tensor map
         ((2, 64, 7, 7), (64, 64, 3, 3), {}),
@@ -242,6 +309,30 @@ def test_other_convolutions_stay_with_the_library(
     call = call_of(image, weight, **given)
     assert geometry_of(call, 4) is None
     assert convolution_space(call, HOPPER.facts) is None
+
+
+def test_the_last_position_may_be_that_of_32_bits() -> None:
+    assert geometry_of(call_of((16, 64, 1024, 1024), (128, 64, 1, 1)), 4) is not None
+    assert geometry_of(call_of((16, 64, 1024, 1024), (132, 64, 1, 1)), 4) is None
+
+
+def test_what_the_kernel_never_takes_keeps_the_choices_of_triton() -> None:
+    call = call_of((2, 16, 32, 32), (16, 16, 3, 3), transposed=True, stride=[2, 2])
+    cute, triton = (schedule_space(call, HOPPER, language) for language in ("cute", "triton"))
+    assert [p.name for p in cute.parameters] == [p.name for p in triton.parameters]
+    assert cute.default() == triton.default()
+
+
+def test_a_convolution_beside_one_that_is_taken_may_be_triton_s() -> None:
+    spec = spec_of(
+        "F.conv2d(F.conv_transpose2d(x, w, stride=2), b)", (2, 32, 20, 20), (32, 32, 3, 3), (32, 32, 3, 3)
+    )
+    (program,) = generator(spec).programs()
+    first, second = (s for s in program.steps if isinstance(s, LibraryCall))
+    point = {**schedule_space(first, HOPPER, "cute").default(), "implementation": "generated"}
+    claimed = CuteRenderer()._claimed(first, program, point)
+    assert claimed == point
+    assert isinstance(CuteRenderer()._claimed(second, program, {}), Foreign)
 
 
 def test_a_strided_convolution_is_left_to_other_languages() -> None:
@@ -291,6 +382,21 @@ def test_few_filters_have_a_tile_of_their_own() -> None:
     assert (s.channels, s.pixels, s.width, s.cluster) == (64, 256, 128, 2)
 
 
+def test_less_filters_than_wgmma_has_rows_try_a_tile_of_their_own() -> None:
+    for filters, tile in ((16, 16), (24, 32), (48, 48), (64, 0)):
+        space = convolution_space(call_of((8, 64, 64, 64), (filters, 64, 3, 3)), HOPPER.facts)
+        assert space is not None
+        assert [s["tile_channels"] for s in space.started()] == [tile] * bool(tile)
+        assert space.default()["tile_channels"] == 0
+
+
+def test_rows_of_results_with_channels_last_are_whole() -> None:
+    g = geometry_of(call_of((8, 64, 64, 64), (32, 64, 3, 3)), 4)
+    assert g is not None
+    tiles = [convolution_schedule_of(g, {"tile_channels": 32}, 4, 132, last).channels for last in (0, 1)]
+    assert tiles == [32, 64]
+
+
 def test_other_architectures_keep_the_choices_of_triton() -> None:
     call = call_of((8, 64, 64, 64), (64, 64, 3, 3))
     assert convolution_space(call, compile_only("sm_100a").facts) is None
@@ -302,8 +408,12 @@ def test_other_architectures_keep_the_choices_of_triton() -> None:
     [
         ("torch.relu(F.conv2d(x, w, b))", ((2, 40, 33, 37), (72, 40, 3, 3), (72,)), "float32", 12),
         ("F.conv2d(x, w, padding=1)", ((2, 64, 32, 32), (128, 64, 3, 3)), "bfloat16", 12),
+        (
+            "torch.relu(F.conv_transpose2d(x, w, b, padding=1))",
+            ((2, 40, 33, 37), (40, 72, 3, 3), (72,)), "float32", 12,
+        ),
     ],
-)
+)  # fmt: skip
 def test_convolutions_are_wgmma_fed_by_tma(
     compiler: NvidiaCompiler, expression: str, shapes: tuple[tuple[int, ...], ...], dtype: str, products: int
 ) -> None:

@@ -25,6 +25,7 @@ from kevolve_core.ir import (
     Store,
     affine,
     itemsize,
+    loads_of,
     walk,
 )
 from kevolve_core.languages.rounding import few_results
@@ -46,6 +47,7 @@ from kevolve_core.languages.triton.render.tiling import (
     tiling_of,
 )
 from kevolve_core.languages.triton.render.words import power_of_two
+from kevolve_core.languages.windows import jammed, misaligned, overlapping, reach, unrolled
 from kevolve_core.space import Constraint, Parameter, Space
 
 __all__ = ["TritonFacts", "default_schedule", "schedule_space"]
@@ -57,6 +59,9 @@ _ADDITIONS = 32  # additions of one running float32 sum beyond which it is kept 
 _TILES_TO_SPLIT = 4  # tiles a processor from which it is busy without splitting their depth; `estimated`
 _SUMS_PER_THREAD = 256  # of a product's tile: twice that and every GPU spills; estimated
 _HELD_PER_THREAD = 96  # elements of a row a thread keeps across walks; estimated
+_FAR = 4096  # elements of a tile whose points load elements that lie far from one another; estimated
+_LOADED = 128  # elements that a thread loads for its points by default, at most; estimated
+_TOGETHER = (4, 5, 3, 6, 2)  # neighbours to compute together by default, the best first; estimated
 _PER_THREAD = 128  # elements of a tile a thread holds at most, before registers spill; estimated
 
 
@@ -101,11 +106,16 @@ class TritonFacts:
 def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSchedule:
     """A schedule that is good on most targets: short rows several a program, long ones in steps."""
     facts = facts or TritonFacts()
+    nest = unrolled(nest)
     tiling = tiling_of(nest)
     rows, cols = power_of_two(tiling.row_count), power_of_two(tiling.col_count)
     widest = facts.max_threads // facts.warp_size
+    if axis := overlapping(nest):
+        return _shared(nest, axis, rows, cols, widest)
     down, across = _contiguous(nest, tiling)
     if not tiling.combines:
+        if cols >= _FAR and 4 * reach(nest) > 1024:
+            return NestSchedule(cols=_FAR, num_warps=min(16, widest))
         c = min(cols, 1024 if not down else 32)
         r = max(1, min(rows, 1024 // c))
         return NestSchedule(rows=r, cols=c, num_warps=min(4, widest))
@@ -127,6 +137,21 @@ def default_schedule(nest: LoopNest, facts: TritonFacts | None = None) -> NestSc
         accumulate="fp64" if _sums(nest) and (long or exact) else "fp32",
         spread=_spread(nest, tiling, -(-tiling.row_count // r), whole, facts),
     )
+
+
+def _shared(nest: LoopNest, axis: str, rows: int, cols: int, widest: int) -> NestSchedule:
+    """A tile whose neighbouring points along ``axis`` share what they load: a run of columns, few points a
+    thread, since each has all of its loads at once."""
+    extent = nest.extent(axis)
+    together = next((k for k in _TOGETHER if -(-extent // k) * k * 7 <= extent * 8), _TOGETHER[0])
+    c = min(cols, 512)
+    loads = {e for root in jammed(nest, axis, together).expressions() for e in loads_of(root)}
+    points = 4 if 4 * len(loads) <= _LOADED and not misaligned(nest) else 2
+    r = (
+        1 if c >= 128 else max(1, min(rows, 128 * points // c))
+    )  # one row: its indices and weights are scalars
+    warps = power_of_two(max(1, r * c // (32 * points)))
+    return NestSchedule(rows=r, cols=c, num_warps=min(warps, 8, widest), together=min(together, extent))
 
 
 def _contiguous(nest: LoopNest, tiling: Tiling) -> tuple[int, int]:
@@ -174,6 +199,7 @@ def schedule_space(step: Step, facts: TritonFacts) -> Space:
     """Tunables of ``step`` in Triton, with constraints from ``facts``. The default point is legal."""
     if isinstance(step, Attention):
         return attention_space(step, facts)
+    step = unrolled(step) if isinstance(step, LoopNest) else step
     nest = step.epilogue if isinstance(step, LibraryCall) else step
     parameters: list[Parameter] = []
     constraints: list[Constraint] = []
@@ -305,6 +331,9 @@ def _nest_parameters(nest: LoopNest, facts: TritonFacts) -> tuple[list[Parameter
         Parameter("cols", col_choices, default.cols),
         Parameter("num_warps", warps, default.num_warps),
     ]
+    if axis := overlapping(nest):
+        together = (k for k in (1, 2, 4, 8) if k <= nest.extent(axis))
+        parameters.append(Parameter("together", _with(tuple(together), default.together), default.together))
     if tiling.combines:
         parameters += _looped(nest, tiling, default, facts)
     threads = facts.warp_size

@@ -9,6 +9,7 @@ from attrs import frozen
 from kevolve_core.errors import KevolveError
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType, replace_refs
 from kevolve_core.synth.lower import (
+    convolution,
     gather,
     library,
     losses,
@@ -25,6 +26,7 @@ from kevolve_core.synth.lower.core import TABLE, Call, DeclinedError, Def, Lower
 __all__ = ["TABLE", "Call", "Def", "Lowered", "Lowering", "Value", "known", "lower", "lowers"]
 
 _ = (
+    convolution,
     gather,
     losses,
     normalize,
@@ -58,7 +60,7 @@ def lower(graph: Graph) -> Lowered:
     Raises:
         UnsupportedError: names the operator and the user's line.
     """
-    lowering = Lowering()
+    lowering = Lowering(graph.windowed)
     values: dict[str, Any] = {}
     unknown: list[str] = []
     types = {n.name: n.type for n in graph.nodes}

@@ -8,7 +8,7 @@ they only rewrite the index.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -163,7 +163,8 @@ def cast(e: Expr, dtype: str) -> Expr:
 class Lowering:
     """Lowering of one graph: definitions so far, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, windowed: Collection[str] = ()) -> None:
+        self.windowed = frozenset(windowed)  # convolutions that are sums over windows
         self.ix = Indexer()
         self.defs: dict[str, Def] = {}
         self.stored: set[str] = set()  # pointwise definitions that are to lie in memory

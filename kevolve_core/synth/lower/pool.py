@@ -8,14 +8,14 @@ from typing import Any
 
 from attrs import frozen
 
-from kevolve_core.ir import Const, Expr, Op
+from kevolve_core.ir import Const, Expr, Load, Op
 from kevolve_core.synth.index import integer
 from kevolve_core.synth.lower.core import TABLE, Lowering, Value, cast, lowers, wide
 from kevolve_core.synth.lower.pointwise import FLOATS, op, test, where
 from kevolve_core.synth.lower.reductions import rounded
 from kevolve_core.synth.lower.views import conjunction, masked
 
-__all__ = ["Windows", "windows"]
+__all__ = ["Windows", "slid", "windows"]
 
 
 @frozen
@@ -77,11 +77,19 @@ def _least(dtype: str) -> Const:
     return Const(torch.iinfo(getattr(torch, dtype)).min, dtype)
 
 
+def slid(lowering: Lowering, x: Value) -> Value:
+    """``x`` as windows read it: itself, where it is a definition or a view of one, or a definition of its
+    own."""
+    load = x.at(lowering.own_axes(x.shape))
+    view = isinstance(load, Load) and load.mask is None
+    return x if x.definition or view else lowering.materialised(x, "source")
+
+
 def _windowed(lowering: Lowering, x: Value, w: Windows, fill: Const) -> Value:
     """``x`` with a dimension more for every dimension of the kernel; ``fill`` outside."""
     rank = len(w.kernel)
     lead = len(x.shape) - rank
-    source = x if x.definition else lowering.materialised(x, "source")
+    source = slid(lowering, x)
 
     def load(i: tuple[Expr, ...]) -> Expr:
         at = w.position(lowering, i[lead : lead + rank], i[lead + rank :])

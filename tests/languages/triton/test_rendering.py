@@ -55,6 +55,11 @@ EXAMPLES: Mapping[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Ma
         ((8, 16, 32, 32), (64, 16, 3, 3), (64,)),
         GENERATED,
     ),
+    "depthwise_convolution": (
+        lambda x, w, b: F.relu6(F.conv2d(x, w, b, padding=1, groups=32)),
+        ((8, 32, 57, 57), (32, 1, 3, 3), (32,)),
+        {},
+    ),
     "transposed_convolution": (
         lambda x, w, b: F.relu(F.conv_transpose2d(x, w, b, stride=2, padding=1)),
         ((8, 16, 32, 32), (16, 64, 3, 3), (64,)),

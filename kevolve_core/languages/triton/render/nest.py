@@ -26,6 +26,7 @@ from kevolve_core.languages.triton.render.schedule import NestSchedule
 from kevolve_core.languages.triton.render.scope import Scope
 from kevolve_core.languages.triton.render.tiling import Tiling, divisible, passes_of, tiling_of
 from kevolve_core.languages.triton.render.words import Names
+from kevolve_core.languages.windows import jammed, misaligned, overlapping, unrolled
 
 __all__ = [
     "Kernel", "contracted", "decorated", "parameters", "print_nest", "with_offsets", "without_first",
@@ -109,7 +110,13 @@ def print_nest(
 
     Raises UnsupportedError for what Triton cannot say.
     """
-    return _Nest(contracted(nest), buffers, names, schedule, function, taken, step, offsets).kernel()
+    nest = plain = contracted(nest)
+    if not step:
+        nest = unrolled(plain)
+    single = nest is not plain and misaligned(nest)
+    if not step and schedule.together > 1 and (axis := overlapping(nest)):
+        nest = jammed(nest, axis, schedule.together)
+    return _Nest(nest, buffers, names, schedule, function, taken, step, offsets, single).kernel()
 
 
 def decorated(told: Sequence[str]) -> str:
@@ -129,6 +136,8 @@ class _Nest:
     taken: Sequence[str] = ()
     step: bool = False
     offsets: Sequence[tuple[str, Axis]] = ()
+    single: bool = False  # whether a lane takes one element at a time: with several, misaligned loads of
+    # neighbouring lanes would be strides apart
     tiling: Tiling = field(init=False)
 
     def kernel(self) -> Kernel:
@@ -244,6 +253,9 @@ class _Nest:
         if tiling.col_count % s.cols:
             body.lines.append(f"col_mask = col < {tiling.col_count}")
             mask = "col_mask"
+        if self.single:
+            steps = "1, 1" if printer.rank == 2 else "1"
+            body.lines.append(f"col = tl.multiple_of(col, [{steps}])")
         printer.frame = Frame(tiling.cols, "col", mask)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from kevolve_core.errors import UnsupportedError
-from kevolve_core.ir import Const, Op
+from kevolve_core.ir import Const, Expr, Op
 from kevolve_core.languages.triton.render.scope import Text
-from kevolve_core.languages.triton.render.words import TRITON_TYPES, triton_type
+from kevolve_core.languages.triton.render.words import TRITON_TYPES, constant, triton_type
 
 __all__ = ["operator_text"]
 
@@ -131,6 +132,15 @@ def _integer(e: Op, args: Sequence[Text], helper: Helper) -> tuple[str, bool]:
     raise UnsupportedError(f"Triton renderer has no {name} of {e.dtype}")
 
 
+def _exact_inverse(e: Expr, dtype: str) -> str:
+    """The literal of 1 / ``e`` where that is a power of two, so that a product by it is the quotient; else
+    ""."""
+    value = e.value if isinstance(e, Const) else 0
+    if not isinstance(value, float) or not 2.0**-100 < abs(value) < 2.0**100:
+        return ""
+    return constant(1.0 / value, dtype) if abs(math.frexp(value)[0]) == 0.5 else ""
+
+
 def _float(e: Op, args: Sequence[Text], helper: Helper) -> tuple[str, bool]:
     name, wide = e.name, e.dtype == "float64"
     a = args[0].source
@@ -138,6 +148,8 @@ def _float(e: Op, args: Sequence[Text], helper: Helper) -> tuple[str, bool]:
     back = "" if wide else ".to(tl.float32)"
     if name in ("floor", "ceil", "erf", "log", "abs") and args[0].literal:
         a = f"tl.full([], {a}, {triton_type(e.dtype)})"
+    if name == "div" and (inverse := _exact_inverse(e.args[1], e.dtype)):
+        return f"{args[0].operand} * {inverse}", False
     if name == "div":
         return (f"{args[0].operand} / {args[1].operand}", False) if wide else (f"tl.div_rn({a}, {b})", True)
     if name == "reciprocal":

@@ -61,6 +61,9 @@ class Walks:
         for p in passes:
             roots = [e for s in p.sinks for e in expressions(s)]
             self.printer.counts = uses(roots, statements)
+            if self.schedule.together > 1 and not tiling.combines:
+                for root in roots:  # all loads before the first store, which they could not be moved above
+                    self.printer.value(root, self.body)
             if not p.cols or not tiling.combines:
                 for s in p.sinks:
                     self._single(s, self.body)

@@ -245,6 +245,7 @@ class Printer:
             if text.dtype != "int64" and _extent(buffer) > INT32[1]:
                 text = evolve(text, source=f"{text.operand}.to(tl.int64)", dtype="int64", atom=True)
             parts.append(_scaled(text, k))
+        parts.sort(key=lambda p: "C" in p.dims)  # what a program adds once comes first
         dims = frozenset[str]().union(*(p.dims for p in parts))
         source = " + ".join(p.source for p in parts)
         if constant_part or not parts:

@@ -42,6 +42,7 @@ from kevolve_core.languages.triton.render.steps import Printed, check_dtypes, ch
 from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
 from kevolve_core.languages.triton.render.words import Names, identifier
 from kevolve_core.languages.triton.spaces import default_schedule
+from kevolve_core.languages.windows import unrolled
 from kevolve_core.model import Candidate, Device
 from kevolve_core.space import Point, Space
 
@@ -202,7 +203,7 @@ def _try(nest: LoopNest, step: bool) -> None:
     """Raise UnsupportedError where a nest has what no schedule can print, by printing it."""
     buffers = _imagined(nest.body)
     for cols in (1 << 20, 16):
-        shape = without_first(nest) if step else nest
+        shape = without_first(nest) if step else unrolled(nest)
         schedule = evolve(default_schedule(shape), cols=cols)
         schedule = resolve(tiling_of(shape), {"rows": 2, "cols": cols}, schedule)
         check_dtypes(nest, buffers)

@@ -33,6 +33,8 @@ class NestSchedule:
         held: where a row is longer than ``cols``, keep all of it in registers, ``cols`` at a time and
             without a loop, so that later walks read nothing again. Rows need not be a power of two; a short
             one is unrolled with ``cols`` of 1, so that the lanes are rows'.
+        together: neighbouring points of the last row axis that a program computes at once, so that they share
+            what they load (`kevolve_core.languages.windows.jammed`).
     """
 
     rows: int = 1
@@ -44,10 +46,11 @@ class NestSchedule:
     spread: int = 1
     online: bool = True
     held: bool = False
+    together: int = 1
 
 
 #: Choices that need no cutting.
-_PLAIN = ("num_warps", "num_stages", "programs", "accumulate", "spread", "online", "held")
+_PLAIN = ("num_warps", "num_stages", "programs", "accumulate", "spread", "online", "held", "together")
 
 
 def resolve(tiling: Tiling, point: Mapping[str, Any], default: NestSchedule) -> NestSchedule:

@@ -29,6 +29,7 @@ from kevolve_core.languages.triton.render.schedule import resolve
 from kevolve_core.languages.triton.render.tiling import expressions, tiling_of
 from kevolve_core.languages.triton.render.words import TRITON_TYPES
 from kevolve_core.languages.triton.spaces import default_schedule
+from kevolve_core.languages.windows import unrolled
 
 __all__ = ["Printed", "check_dtypes", "chosen"]
 
@@ -71,7 +72,7 @@ class Printed:
                 self.product, self.nest, self.covers, buffers, names, self.schedule, function, taken, offsets
             )
         repeated = self.call is not None and self.call.repeat > 0
-        shape = without_first(self.nest) if repeated else self.nest
+        shape = without_first(self.nest) if repeated else unrolled(self.nest)
         schedule = resolve(tiling_of(shape), self.point, default_schedule(shape))
         return print_nest(self.nest, buffers, names, schedule, function, taken, repeated, offsets)
 

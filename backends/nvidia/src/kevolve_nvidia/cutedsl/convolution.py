@@ -2,7 +2,7 @@
 walk's and the support's. Not imported here: it needs CuTe DSL."""
 
 from kevolve_nvidia.cutedsl.support import _call
-from kevolve_nvidia.cutedsl.walk import first_sum, sum_at
+from kevolve_nvidia.cutedsl.walk import first_sum, laid_at, sum_at, taken_at
 
 # isort: split
 # --- carried by generated candidates from here on ---
@@ -31,23 +31,24 @@ class HopperConvolution:
     share the filters (multicast).
 
     walk: a `ConvolutionWalk`. depth: input channels of a step. copies, stages: of the image and the filters
-    in flight. clusters: how many there are. element: what is multiplied. taken: input channels. extents,
-    image: the image's size and strides of (x, y, z, image). d: strides of (x, y, z, image, channel); where
-    the channel's is 1, rows of the products are pixels, else they are channels. vector: neighbouring results
-    that are stored together. constants(channel, more) is what the epilogue needs once a channel;
-    epilogue(value, constants, x, y, z, image, channel, more).
+    in flight. clusters: how many there are. element: what is multiplied. taken: input channels, neighbours in
+    memory of both operands. extents, image: the image's size and strides of (x, y, z, image). filters: the
+    filters' strides of (output channel, tap). d: strides of (x, y, z, image, channel); where the channel's is
+    1, or a tile has less channels than wgmma has rows, rows of the products are pixels, else they are
+    channels. vector: neighbouring results that are stored together. constants(channel, more) is what the
+    epilogue needs once a channel; epilogue(value, constants, x, y, z, image, channel, more).
     """
 
     def __init__(
-        self, walk, depth, copies, stages, clusters, element, taken, extents, image, d, constants, epilogue,
-        vector=1,
+        self, walk, depth, copies, stages, clusters, element, taken, extents, image, filters, d, constants,
+        epilogue, vector=1,
     ):  # fmt: skip
         self.walk, self.depth, self.copies, self.stages = walk, depth, copies, stages
         self.clusters, self.element, self.taken = clusters, element, taken
         self.kept = cutlass.Float32 if element is cutlass.TFloat32 else element
-        self.extents, self.image, self.d = extents, image, d
+        self.extents, self.image, self.filters, self.d = extents, image, filters, d
         self.constants, self.epilogue, self.vector = constants, epilogue, vector
-        self.by_pixels = d[4] == 1
+        self.last, self.by_pixels = d[4] == 1, d[4] == 1 or walk.tile < 64
         self.tile = (walk.pixels, walk.tile) if self.by_pixels else (walk.tile, walk.pixels)
         self.warpgroups = 2 if self.tile[0] > 64 else 1
         self.steps = -(-taken // depth) * walk.copies
@@ -56,7 +57,7 @@ class HopperConvolution:
     def __call__(
         self, image: cute.Tensor, filters: cute.Tensor, d: cute.Tensor, more: tuple, stream: cuda.CUstream
     ):
-        """All tensors as one dimension each; ``filters`` as (tap, output channel, input channel)."""
+        """All tensors as one dimension each."""
         walk = self.walk
         box, taps = walk.copied, walk.taps[0] * walk.taps[1] * walk.taps[2]
         image = cute.make_tensor(
@@ -64,9 +65,7 @@ class HopperConvolution:
         )
         filters = cute.make_tensor(
             filters.iterator,
-            cute.make_layout(
-                (walk.filters, self.taken, taps), stride=(self.taken, 1, walk.filters * self.taken)
-            ),
+            cute.make_layout((walk.filters, self.taken, taps), stride=(self.filters[0], 1, self.filters[1])),
         )
         order = utils.LayoutEnum.ROW_MAJOR
         height = box[0] * box[1] * box[2] * box[3]
@@ -234,9 +233,11 @@ class HopperConvolution:
             add.set(warpgroup.Field.ACCUMULATE, True)
             shape = add.get_slice(0).partition_C(cute.make_identity_tensor(self.tile)).shape
             total = cute.make_rmem_tensor(shape, cutlass.Float32)
-            # Rows of 72: those that a store of pairs of columns reads at once lie in different banks.
+            # Rows of 72, and of 20: what a warp lays down at once lies in different banks.
             kept = storage.sums.get_tensor(
                 cute.make_layout((self.warpgroups * 4, 8, 2, 36), stride=(8 * 72, 72, 1, 2))
+                if self.by_pixels == self.last
+                else cute.make_layout((self.warpgroups * 4, 16, 2, 10), stride=(8 * 72, 20, 1, 2))
             )
             consumer = pipeline.PipelineUserType.Consumer
             image_read = pipeline.make_pipeline_state(consumer, self.copies)
@@ -268,7 +269,10 @@ class HopperConvolution:
                 filter_free.advance()
                 image_ring.consumer_release(image_free)
                 image_free.advance()
-                self.store(d, more, total, kept, thread - 128, channel, pixel)
+                if cutlass.const_expr(self.by_pixels == self.last):
+                    self.store(d, more, total, kept, thread - 128, channel, pixel)
+                else:
+                    self.store_turned(d, more, total, kept, thread - 128, channel, pixel)
 
     def operands(self, part_of, add, storage, image_layout, filter_layout):
         """What the instruction reads: (…, block of depth, row of taps, copy) of the image, (…, block of
@@ -333,18 +337,43 @@ class HopperConvolution:
                     cute.arch.sync_warp()
 
     @cute.jit
+    def store_turned(self, d, more, total, kept, thread, channel, pixel):
+        """The epilogue where rows of products are pixels and neighbours of the result are pixels, too: a warp
+        lays down 16 pixels by 16 channels of sums and takes them out channel by channel."""
+        rows, columns = self.tile
+        lane, own = thread % 32, kept[(cute.arch.thread_idx()[0] // 32 - 4, None, None, None)]
+        first_row, _ = first_sum(thread)
+        for block in cutlass.range_constexpr(rows // (64 * self.warpgroups)):
+            top = first_row - lane // 4 + block * 64 * self.warpgroups
+            for chunk in cutlass.range_constexpr(columns // 16):
+                for half in cutlass.range_constexpr(2):
+                    for eight in cutlass.range_constexpr(2):
+                        at = sum_at(block, half, chunk * 2 + eight, columns)
+                        row, across = laid_at(lane, half, eight)
+                        for j in cutlass.range_constexpr(2):
+                            own[(row + j, across % 2, across // 2)] = total[at + j]
+                cute.arch.sync_warp()
+                for four in cutlass.range_constexpr(4):
+                    row, across = taken_at(lane, four)
+                    taken = cute.make_rmem_tensor(2, cutlass.Float32)
+                    cute.autovec_copy(own[(row, None, across // 2)], taken)
+                    self.put(d, more, taken, chunk * 16 + row, top + across, channel, pixel)
+                cute.arch.sync_warp()
+
+    @cute.jit
     def put(self, d, more, pair, row, column, channel, pixel):
-        """Two neighbours of a tile's row, together where ``vector`` says so."""
+        """Two results beside one another, together where ``vector`` says so: ``row`` is a tile's pixel and
+        ``column`` its channel where channels are neighbours in memory, else the other way round."""
         sx, sy, sz, sn, sc = self.d
         for j in cutlass.range_constexpr(0, 2, self.vector):
             across = column + j
-            x, y, z, n = self.walk.pixel(row if self.by_pixels else across)
+            x, y, z, n = self.walk.pixel(row if self.last else across)
             x, y, z, n = pixel[0] + x, pixel[1] + y, pixel[2] + z, pixel[3] + n
-            c = channel + (across if self.by_pixels else row)
+            c = channel + (across if self.last else row)
             if (c < self.walk.filters) & self.walk.inside(x, y, z, n):
                 values = cute.make_rmem_tensor(self.vector, d.element_type)
                 for k in cutlass.range_constexpr(self.vector):
-                    beside = (c + k, x) if self.by_pixels else (c, x + k)
+                    beside = (c + k, x) if self.last else (c, x + k)
                     known = self.constants(beside[0], more)
                     value = self.epilogue(pair[j + k], known, beside[1], y, z, n, beside[0], more)
                     values[k] = d.element_type(value)

@@ -138,11 +138,12 @@ class _Convolution:
             "    walk=ConvolutionWalk(",
             f"        filters={walk.filters}, images={walk.images}, result={walk.result}, taps={walk.taps},",
             f"        padding={walk.padding}, dilation={walk.dilation}, tile={walk.tile}, box={walk.box},",
-            f"        cluster={walk.cluster}, shared={walk.shared},",
+            f"        cluster={walk.cluster}, shared={walk.shared}, mirrored={walk.mirrored},",
             "    ),",
             f"    depth={s.depth}, copies={s.copies}, stages={s.stages},",
             f"    clusters={self.processors // s.cluster}, element=cutlass.{_ELEMENTS[self.c.left.dtype]},",
-            f"    taken={g.taken}, extents={(*g.image, g.images)}, image={g.strides}, d={self.steps},",
+            f"    taken={g.taken}, extents={(*g.image, g.images)}, image={g.strides},",
+            f"    filters={self._filter_steps()}, d={self.steps},",
             f"    constants={function}_constants, epilogue={function}_epilogue,",
             f"    vector={self._vector()},",
             ")",
@@ -154,6 +155,13 @@ class _Convolution:
     def _followers(self) -> Sequence[str]:
         plain = self.after.output == self.c.output
         return self.call.epilogue.covers if self.call.epilogue is not None and not plain else ()
+
+    def _filter_steps(self) -> tuple[int, int]:
+        """Strides of (output channel, tap) of the filters as the kernel reads them."""
+        g = self.g
+        if g.transposed:
+            return math.prod(g.taps) * g.taken, g.taken
+        return g.taken, g.filters * g.taken
 
     def _vector(self) -> int:
         """Neighbouring results that one store may take: 2 where pairs never cross a row or channel."""
@@ -167,9 +175,12 @@ class _Convolution:
         arguments = [names[b] for b in self.buffers]
         lines = [f"def {function}({', '.join(arguments)}):"]
         pixels, taps = math.prod(g.image), math.prod(g.taps)
+        filters = (taps > 1, (g.filters, g.taken, taps), self._filter_steps())
+        if g.transposed:  # (input channel, output channel, tap)
+            filters = (True, (1, g.taken, g.filters * taps), (g.filters * taps * g.taken, g.taken))
         moved = {
             "image": (g.converts, (g.images, g.taken, pixels), (pixels * g.taken, g.taken)),
-            "filters": (taps > 1, (g.filters, g.taken, taps), (g.taken, g.filters * g.taken)),
+            "filters": filters,
         }
         for (variable, (moves, shape, steps)), operand in zip(
             moved.items(), self.call.operands[:2], strict=True

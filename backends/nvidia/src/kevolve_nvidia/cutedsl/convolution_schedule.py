@@ -27,6 +27,7 @@ _SUMS_PER_THREAD = (
 _LEAST = 16  # channels below which a tile is mostly empty; `estimated`
 _DEEP = 32  # input channels below which storing outweighs computing: the library first; `estimated`
 _MOST_SHARED = 7  # rows of taps that one copy serves: more make the copies too high; `estimated`
+_NARROW = (16, 32, 48)  # tiles of less channels than wgmma has rows, multiples of 16: pixels are rows
 _BOX = 256  # elements of a copy in one dimension (CUDA driver API, cuTensorMapEncodeTiled)
 
 
@@ -35,7 +36,9 @@ class Geometry:
     """A convolution of stride 1; sizes are (width, height, depth), 1 where there are fewer dimensions.
 
     ``image`` and ``strides`` are (x, y, z, image), the strides of memory with channels last. ``converts``
-    says that the operand's channels are not last: the candidate moves them.
+    says that the operand's channels are not last: the candidate moves them. ``transposed`` says that the call
+    is a transposed convolution: this one by its filters mirrored in space, with input and output channels
+    exchanged, and ``padding`` this one's, which may be negative.
     """
 
     images: int
@@ -47,6 +50,7 @@ class Geometry:
     dilation: tuple[int, int, int]
     strides: tuple[int, int, int, int]
     converts: bool
+    transposed: bool = False
 
     @property
     def result(self) -> tuple[int, int, int]:
@@ -64,7 +68,8 @@ def is_convolution(call: LibraryCall) -> bool:
         return False
     given = call.attributes
     one = all(s == 1 for s in _listed(given.get("stride"), 3, 1))
-    return one and not given.get("transposed") and int(given.get("groups", 1)) == 1
+    more = any(_listed(given.get("output_padding"), 3, 0))
+    return one and not more and int(given.get("groups", 1)) == 1
 
 
 def _listed(value: object, n: int, other: int) -> list[int]:
@@ -85,14 +90,18 @@ def geometry_of(call: LibraryCall, width: int) -> Geometry | None:
         return None
     x, w = call.operands[:2]
     spatial = len(x.shape) - 2
-    if not 1 <= spatial <= 3 or len(w.shape) != len(x.shape) or w.shape[1] != x.shape[1]:
+    transposed = bool(call.attributes.get("transposed"))
+    taken, filters = (w.shape[0], w.shape[1]) if transposed else (w.shape[1], w.shape[0])
+    if not 1 <= spatial <= 3 or len(w.shape) != len(x.shape) or taken != x.shape[1]:
         return None
     padding, dilation = (
         _triple(_listed(call.attributes.get(k), spatial, other), other)
         for k, other in (("padding", 0), ("dilation", 1))
     )
+    taps = _triple(list(w.shape[2:]), 1)
+    if transposed:
+        padding = _mirrored(padding, dilation, taps)
     aligned = 16 // width  # TMA's strides and addresses (CUDA driver API, tensor maps)
-    taken, filters = x.shape[1], w.shape[0]
     if min(taken, filters) < _LEAST or taken % aligned or not _contiguous(w):
         return None
     image = _triple(list(x.shape[2:]), 1)
@@ -106,11 +115,17 @@ def geometry_of(call: LibraryCall, width: int) -> Geometry | None:
         strides = (*steps, image[2] * steps[2])
     else:
         return None
-    g = Geometry(
-        x.shape[0], taken, filters, image, _triple(list(w.shape[2:]), 1), padding, dilation, strides, not last
-    )
+    g = Geometry(x.shape[0], taken, filters, image, taps, padding, dilation, strides, not last, transposed)
     largest = max(math.prod(x.shape), x.shape[0] * filters * math.prod(g.result), math.prod(w.shape))
-    return g if min(g.result) > 0 and g.result[0] >= 8 and largest < 1 << 31 else None
+    return g if min(g.result) > 0 and g.result[0] >= 8 and largest <= 1 << 31 else None
+
+
+def _mirrored(
+    padding: tuple[int, int, int], dilation: tuple[int, int, int], taps: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """A transposed convolution's padding as that of the convolution by its filters mirrored."""
+    w, h, d = (r * (k - 1) - p for p, r, k in zip(padding, dilation, taps, strict=True))
+    return w, h, d
 
 
 def _contiguous(operand: Operand) -> bool:
@@ -127,7 +142,8 @@ def span_of(operand: Operand) -> int:
 @frozen
 class ConvolutionSchedule:
     """Tile (output channels, pixels; ``width`` of a box of pixels), ``depth`` in input channels, ``copies``
-    of the image and ``stages`` of the filters in flight, blocks that share filters.
+    of the image and ``stages`` of the filters in flight, blocks that share filters. Less than 64 channels
+    make pixels the rows of products, of which wgmma has 64.
 
     ``columns`` is 2 where the taps of a column read one copy of the image and 1 where each has its own.
     """
@@ -147,7 +163,7 @@ class ConvolutionSchedule:
         high, deep, images = self._box(g, shared)
         return ConvolutionWalk(
             g.filters, g.images, g.result, g.taps, g.padding, g.dilation, self.channels,
-            (self.width, high, deep, images), self.cluster, shared,
+            (self.width, high, deep, images), self.cluster, shared, g.transposed,
         )  # fmt: skip
 
     def _can_share(self, g: Geometry) -> bool:
@@ -169,8 +185,8 @@ class ConvolutionSchedule:
         return rows * self.depth * size + _KEPT_BYTES + _BARRIER_BYTES
 
     def sums(self, by_pixels: bool) -> int:
-        """Float32 registers of a thread for results; ``by_pixels`` where rows of products are pixels."""
-        rows = self.pixels if by_pixels else self.channels
+        """Float32 registers of a thread for results; ``by_pixels`` where the result's channels are last."""
+        rows = self.pixels if by_pixels or self.channels < 64 else self.channels
         return self.channels * self.pixels // (128 * (1 if rows == 64 else 2))
 
 
@@ -204,7 +220,8 @@ def default_convolution(
         s = evolve(s, pixels=s.pixels // 2) if s.pixels > 64 else evolve(s, channels=s.channels // 2)
     widths = [w for w in (8, 16, 32, 64, 128) if w <= s.pixels]
     s = evolve(s, width=min(widths, key=lambda w: _effort(evolve(s, width=w), g)))
-    # On an H100 neighbours that share filters took 3.49 ms and others 4.26 (8 x 64 x 512 x 1024, 3 x 3).
+    # On an H100 neighbours that share filters took 3.49 ms and others 4.26 (8 x 64 x 512 x 1024, 3 x 3:
+    # "cluster" in benchmarks/h100_convolutions.py).
     pairs = s.walk(g).tiles >= 2 * processors
     s = evolve(s, cluster=2 if pairs else 1)
     s = evolve(s, **{k: v for k, v in given.items() if k not in ("channels", "pixels")})
@@ -223,7 +240,8 @@ def default_convolution(
 def _effort(s: ConvolutionSchedule, g: Geometry) -> float:
     """What a width of the box costs: pixels that are computed, those that are copied for them in the second
     place, and stores in many short rows. On an H100 boxes of 32, 64 and 128 took 2.54, 2.11 and 2.02 ms
-    (8 x 64 x 512 x 1024, 3 x 3, 128 filters), which the last term follows; otherwise `estimated`."""
+    (8 x 64 x 512 x 1024, 3 x 3, 128 filters: "width" in benchmarks/h100_convolutions.py), which the last term
+    follows; otherwise `estimated`."""
     walk = s.walk(g)
     computed = math.prod(walk.boxes) * walk.pixels
     copied = math.prod(walk.copied) / walk.pixels / walk.shared
@@ -236,6 +254,8 @@ def convolution_schedule_of(
     """The schedule of a point (parameters named ``tile_…``), cut to what fits a block. What the point leaves
     open (0, or not there) is the default's. ``size``: bytes of an element."""
     given = {name: point[f"tile_{name}"] for name in _FIELDS if point.get(f"tile_{name}")}
+    if by_pixels and given.get("channels", 64) < 64:  # pixels are rows already, and rows are stored 64 wide
+        given["channels"] = 64
     s = default_convolution(g, size, processors, by_pixels, given)
     while s.shared_bytes(g, size) > _SHARED_BYTES and s.stages > 2:
         s = evolve(s, stages=s.stages - 1)
@@ -257,7 +277,7 @@ def convolution_space(call: LibraryCall, facts: Mapping[str, Any]) -> Space | No
         return None
     parameters = (
         Parameter("implementation", ("library", "generated"), "generated" if g.taken >= _DEEP else "library"),
-        Parameter("tile_channels", (0, 64, 128, 256), 0),
+        Parameter("tile_channels", (0, *_NARROW, 64, 128, 256), 0),
         Parameter("tile_pixels", (0, 64, 128, 256), 0),
         Parameter("tile_width", (0, 8, 16, 32, 64, 128), 0),
         Parameter("tile_depth", (0, 16, 32, 64), 0),
@@ -269,7 +289,9 @@ def convolution_space(call: LibraryCall, facts: Mapping[str, Any]) -> Space | No
     )
     own = {p.name: p.default for p in parameters}
     processors = int(facts.get("multiprocessors", 132))
-    by_pixels = bool(call.order) and call.order[-1] == 1
+    last = bool(call.order) and call.order[-1] == 1
+    # An epilogue may write the result in either order of memory.
+    orders = (last,) if call.epilogue is None else (last, not last)
 
     def only_generated(p: Mapping[str, Any]) -> bool:
         return p["implementation"] == "generated" or all(
@@ -277,8 +299,10 @@ def convolution_space(call: LibraryCall, facts: Mapping[str, Any]) -> Space | No
         )
 
     def fits(p: Mapping[str, Any]) -> bool:
-        s = convolution_schedule_of(g, p, size, processors, by_pixels)
-        return all(p.get(f"tile_{name}") in (0, None, getattr(s, name)) for name in _FIELDS)
+        made = (convolution_schedule_of(g, p, size, processors, by_pixels) for by_pixels in orders)
+        return any(
+            all(p.get(f"tile_{name}") in (0, None, getattr(s, name)) for name in _FIELDS) for s in made
+        )
 
     return Space(
         parameters,
@@ -289,7 +313,14 @@ def convolution_space(call: LibraryCall, facts: Mapping[str, Any]) -> Space | No
                 fits,
             ),
         ),
+        ({"implementation": "generated", "tile_channels": narrow},) if (narrow := _narrow(g)) else (),
     )
+
+
+def _narrow(g: Geometry) -> int:
+    """The tile that few filters fill, 0 where 64 or more do. By pixels as rows, products read more of shared
+    memory than by channels: what is saved is for measuring to say."""
+    return next((n for n in _NARROW if g.filters <= n), 0)
 
 
 def _known_size(call: LibraryCall) -> int:

@@ -14,8 +14,9 @@ class ConvolutionWalk(NamedTuple):
     that methods are given may be CuTe DSL's.
 
     filters, images: output channels and images. result: pixels of one image's result. taps, padding,
-    dilation: of the filter. box: pixels of a tile, powers of two, the width at least 8. cluster: blocks side
-    by side that share filters.
+    dilation: of the filter; a negative padding leaves out an edge of the image. box: pixels of a tile, powers
+    of two, the width at least 8. cluster: blocks side by side that share filters. mirrored: the filters lie
+    mirrored in space, as a transposed convolution reads them: its last tap in memory is the walk's first.
     """
 
     filters: int
@@ -28,6 +29,7 @@ class ConvolutionWalk(NamedTuple):
     box: tuple[int, int, int, int]
     cluster: int = 1
     shared: int = 1
+    mirrored: bool = False
 
     @property
     def pixels(self) -> int:
@@ -82,9 +84,11 @@ class ConvolutionWalk(NamedTuple):
         )
 
     def tap(self, copy: Any, row: int) -> Any:
-        """Number of the filter's tap, in the order (depth, height, width), for row ``row`` of a copy."""
+        """Number of the filter's tap in memory, in the order (depth, height, width), for row ``row`` of a
+        copy. Mirrored in every direction, the order is reversed as a whole."""
         x, y, z = self._tap(copy)
-        return (z * self.taps[1] + y + row) * self.taps[0] + x
+        place = (z * self.taps[1] + y + row) * self.taps[0] + x
+        return self.taps[0] * self.taps[1] * self.taps[2] - 1 - place if self.mirrored else place
 
     def skipped(self, row: int) -> int:
         """Pixels of a copy before those that its row ``row`` of taps reads."""
@@ -115,3 +119,14 @@ def sum_at(block: int, half: int, eight: int, columns: int) -> int:
     """Number of its sum that lies ``block`` blocks of all warpgroups' rows and ``half`` times 8 rows below
     the first and ``eight`` times 8 columns beside it, in a tile of ``columns``; the next is its neighbour."""
     return block * (columns // 2) + eight * 4 + half * 2
+
+
+def laid_at(lane: Any, half: int, eight: int) -> tuple[Any, Any]:
+    """(column, row) among a warp's 16 rows by 16 columns of the sum that `sum_at` numbers; the next sum's is
+    the next column."""
+    return lane % 4 * 2 + eight * 8, lane // 4 + half * 8
+
+
+def taken_at(lane: Any, four: int) -> tuple[Any, Any]:
+    """(column, row) of the pair of rows that a lane takes out of these in turn number ``four`` of 4."""
+    return four * 4 + lane // 8, lane % 8 * 2
