@@ -2,7 +2,7 @@
 
 `standing_in` puts modules of the DSL's names in place of it. A thread of a block is a thread; every
 coordinate is checked against its tensor's shape and every address against its memory; shared memory begins as
-NaN. What it shows is what a kernel reads, writes and adds up; what the DSL's compiler makes of it, it does not.
+NaN. It shows what a kernel reads, writes and adds up, not what the DSL's compiler makes of it.
 """
 
 from __future__ import annotations
