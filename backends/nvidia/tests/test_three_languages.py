@@ -62,9 +62,10 @@ def test_every_kernel_compiles_for_every_case(compiler: NvidiaCompiler, language
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("language", [pytest.param("cuda", marks=needs_gxx), "triton"])
+@pytest.mark.parametrize("language", [pytest.param("cuda", marks=needs_gxx), "triton", "cute"])
 def test_every_kernel_is_right_on_a_cpu(language: str) -> None:
-    assert on_cpu(language, "--cases", "ragged") == dict.fromkeys(PROBLEMS, "")
+    shown = [p for p in PROBLEMS if language != "cute" or not p.startswith("matmul")]
+    assert on_cpu(language, "--cases", "ragged") == dict.fromkeys(shown, "")
 
 
 @pytest.mark.parametrize("problem", ["gelu", "rotary"])
@@ -89,5 +90,27 @@ def test_a_wrong_index_of_a_cuda_kernel_is_seen_on_a_cpu(tmp_path: Path, old: st
     with binding(emulated(candidate, tmp_path)):
         module = modules.load(tmp_path, "kernel.py")
     said = wrong(spec, spec.case("ragged"), module.gelu)
+    modules.reset()
+    assert bool(said) == bool(old)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("", ""), ("i // vectors % tokens", "i // vectors"), ("- b * s", "+ b * s")]
+)
+def test_a_wrong_index_of_a_cute_kernel_is_seen_on_a_cpu(tmp_path: Path, old: str, new: str) -> None:
+    from benchmarks.three_languages.cute_on_cpu import standing_in
+    from benchmarks.three_languages.on_cpu import wrong
+
+    spec = spec_of("rotary")
+    text = candidate_of("rotary", "cute").files["cute_kernel.py"]
+    assert old in text
+    (tmp_path / "kernel.py").write_text(text.replace(old, new) if old else text)
+    modules = EntryModules()
+    with standing_in():
+        module = modules.load(tmp_path, "kernel.py")
+        try:
+            said = wrong(spec, spec.case("ragged"), module.rotary)
+        except AssertionError as error:  # it reads outside of a tensor
+            said = str(error)
     modules.reset()
     assert bool(said) == bool(old)
