@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +41,6 @@ from kevolve_nvidia.runner import NvidiaRunner
 
 Call = Callable[..., Any]
 _QUICK = 5  # calls by which drafts are ranked
-_LIMIT_S = 90  # of one problem
 
 
 @frozen
@@ -155,7 +153,7 @@ def fastest(
             row["failed"] = str(artifact).splitlines()[0][:200]
             continue
         folder = scratch / str(n)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         for name, text in candidate.files.items():
             (folder / name).write_text(text)
         try:
@@ -229,26 +227,42 @@ def main() -> None:
     parser.add_argument("--drafts", type=int, default=6)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--dry", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     backend = NvidiaBackend({})
     devices = [compile_only("sm_90a")] if options.dry else found_devices(frozenset({"run"}))
     if not devices:
         raise SystemExit("h100_handwritten: there is no NVIDIA GPU here; --dry compiles without one")
     chosen = [p for p in problems() if options.only in p.name]
-    if options.one:
-        (problem,) = (p for p in problems() if p.name == options.one)
-        print(json.dumps(measured(problem, backend, devices[0], options.drafts)))
-        return
     jobs = [(p.spec(), c) for p in chosen for c in drafts(p, backend, devices[0], options.drafts)]
-    built = made_ahead(backend, devices[0], jobs)
-    print(f"{sum(isinstance(b, Artifact) for b in built)} of {len(built)} drafts compiled", flush=True)
+    compiler = NvidiaCompiler(backend.settings, devices[0])
+    built = list(zip(jobs, compiled(compiler, jobs), strict=True))
+    compiler.close()
+    print(f"{sum(isinstance(b, Artifact) for _, b in built)} of {len(built)} drafts compiled", flush=True)
     if options.dry:
         return
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
-    for problem in chosen:
-        rows.append(spawned(problem))
-        show(rows[-1])
+    runner = NvidiaRunner(devices[0], backend.settings)
+    with TemporaryDirectory() as folder, torch.no_grad():
+        runner.open(Path(folder))
+        clock = Clock()
+        for problem in chosen:
+            made = [(c, b) for (spec, c), b in built if spec.name == problem.name]
+            try:
+                rows.append(compared(problem, made, runner, Path(folder, problem.name), clock))
+            except (KevolveError, RuntimeError) as error:
+                rows.append({"problem": problem.name, "failed": f"{type(error).__name__}: {error}"[:300]})
+            show(rows[-1])
+            write(options.json, rows)
+        runner.reset()
+    print(json.dumps(geomeans(rows)))
+
+
+def write(file: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What is there so far."""
+    if file is None:
+        return
     summary = {
         **geomeans(rows),
         "correct": sum(r.get("parity", False) for r in rows),
@@ -256,48 +270,7 @@ def main() -> None:
         "command": shown_command("h100_handwritten.py", sys.argv[1:]),
         "environment": environment() | {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda},
     }
-    print(json.dumps({k: v for k, v in summary.items() if k.startswith("geomean")}))
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")
-
-
-def made_ahead(
-    backend: NvidiaBackend, device: Device, jobs: Sequence[tuple[KernelSpec, Candidate]]
-) -> list[Artifact | KevolveError]:
-    """An artifact a candidate; what was built once comes from the backend's cache."""
-    compiler = NvidiaCompiler(backend.settings, device)
-    try:
-        return compiled(compiler, jobs)
-    finally:
-        compiler.close()
-
-
-def measured(problem: Problem, backend: NvidiaBackend, device: Device, count: int) -> dict[str, Any]:
-    """The row of a problem, whose drafts are in the backend's cache."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.manual_seed(0)
-    tried = drafts(problem, backend, device, count)
-    built = made_ahead(backend, device, [(problem.spec(), c) for c in tried])
-    runner = NvidiaRunner(device, backend.settings)
-    with TemporaryDirectory() as folder, torch.no_grad():
-        runner.open(Path(folder))
-        row = compared(problem, list(zip(tried, built, strict=True)), runner, Path(folder), Clock())
-        runner.reset()
-    return row
-
-
-def spawned(problem: Problem) -> dict[str, Any]:
-    """`measured` in a process of its own, whatever becomes of it."""
-    mine = [sys.executable, "-X", "faulthandler", __file__, *sys.argv[1:], "--one", problem.name]
-    row: dict[str, Any] = {"problem": problem.name}
-    try:
-        done = subprocess.run(mine, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return row | {"failed": f"took more than {_LIMIT_S} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        return row | {"failed": f"exit code {done.returncode}: {done.stderr.strip()[-600:]}"}
-    return dict(json.loads(lines[-1]))
+    file.write_text(json.dumps({"rows": rows, "summary": summary}, indent=1) + "\n")
 
 
 def geomeans(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

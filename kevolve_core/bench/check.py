@@ -25,7 +25,7 @@ from kevolve_core.evaluate.contender import library_calls
 from kevolve_core.evaluate.rules import check_candidate
 from kevolve_core.evaluate.tolerance import baseline_leaf, compare
 from kevolve_core.interfaces import BackendRef, Proposal
-from kevolve_core.isolate.tensors import describe, flatten
+from kevolve_core.isolate.tensors import describe, flatten, unflatten
 from kevolve_core.kernelspec import Case, KernelSpec
 from kevolve_core.model import Candidate, Device
 from kevolve_core.registry import load_backend
@@ -72,6 +72,9 @@ class CheckRole:
         self._runner = self._backend.runner(self._device)
         self._workdir = Path(workdir)
         self._runner.open(self._workdir)
+        probe = self._runner.upload(torch.zeros(1))
+        #: PyTorch knows the device, and it is not the host: the eager side runs there, as in the evaluator.
+        self._apart = isinstance(probe, torch.Tensor) and probe.device.type != "cpu"
 
     def op_shrink(self, source: str, scale: str, where: str) -> tuple[Any, list[Any]]:
         """``source`` at a scale (see `shrunk`)."""
@@ -181,8 +184,8 @@ class CheckRole:
         program: Callable[..., Any],
         row: Checked,
     ) -> None:
-        del seed
         double = in_float64(self._reference)
+        eager = self._eager(spec, case, seed)
         todo = [(v, "contiguous") for v in variants(spec, case)]
         todo += [("base", layout) for layout in layouts(spec, case) if layout != "contiguous"]
         checked = 0
@@ -190,12 +193,27 @@ class CheckRole:
             inputs = draw_inputs(spec, case, secret, variant, layout)
             if checked > 1 and sum(t.numel() for t in inputs if isinstance(t, torch.Tensor)) > _LARGE:
                 break
-            reason = self._compared(spec, double.call, program, inputs, row)
+            reason = self._compared(spec, double.call, eager, program, inputs, row)
             checked += 1
             if reason:
                 row["reason"] = f"wrong result on {variant} {layout} inputs: {reason}"
                 break
         row["checked"] = checked
+
+    def _eager(self, spec: KernelSpec, case: Case, seed: int) -> Callable[..., Any]:
+        """The reference as the baseline runs it, from and to the host's memory."""
+        if not self._apart:
+            return self._reference.call
+        there = load_reference(spec, case, seed)
+        if there.module is not None:
+            self._runner.to_device(there.module)
+
+        def call(*inputs: Any) -> Any:
+            moved = [self._runner.upload(v) if isinstance(v, torch.Tensor) else v for v in inputs]
+            leaves, structure = flatten(there.call(*moved))
+            return unflatten(structure, [self._host(leaf) for leaf in leaves])
+
+        return call
 
     def _host(self, leaf: Any) -> Any:
         """A device buffer as a CPU tensor; a plain value as it is."""
@@ -206,13 +224,14 @@ class CheckRole:
         self,
         spec: KernelSpec,
         double: Callable[..., Any],
+        reference: Callable[..., Any],
         program: Callable[..., Any],
         inputs: Sequence[Any],
         row: Checked,
     ) -> str:
         with torch.no_grad():
             expected, _ = flatten(double(*_copies(inputs)))
-            eager, structure = flatten(self._reference.call(*_copies(inputs)))
+            eager, structure = flatten(reference(*_copies(inputs)))
             given = [
                 self._runner.upload(v, guarded=True) if isinstance(v, torch.Tensor) else v for v in inputs
             ]

@@ -139,9 +139,15 @@ def shrunk(source: str, budget: Budget | None, where: str = "problem") -> str:
     least = {key: _LEAST_BATCH if key[0] else _LEAST for key in sizes}
     fixed: set[tuple[bool, int]] = set()
     text = source
-    cost = _tried(source)
-    if cost is None:
-        raise SpecError("the problem does not run on tensors without data", where=where)
+    try:
+        cost = _quietly(source)
+    except Exception as error:
+        raise SpecError(
+            "the problem does not run on tensors without data",
+            got=f"{type(error).__name__}: {error}".splitlines()[0],
+            where=where,
+            mend=f"pip install {error.name}" if isinstance(error, ModuleNotFoundError) else None,
+        ) from error
     started = time.monotonic()
     while not budget.admits(cost) and time.monotonic() - started < _SECONDS:
         free = [k for k in sizes if k not in fixed and sizes[k] // 2 >= least[k]]
@@ -232,12 +238,18 @@ def _constructed(namespace: Mapping[str, Any], given: Any) -> torch.nn.Module:
     return made.eval()
 
 
-def _tried(source: str) -> Cost | None:
+def _quietly(source: str) -> Cost:
+    """`cost_of`, without the traceback that is printed for every size that does not fit."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, log.disabled = log.disabled, True  # it prints a traceback for every size that does not fit
+    disabled, log.disabled = log.disabled, True
     try:
         return cost_of(source)
-    except Exception:
-        return None  # sizes that do not fit raise whatever the problem's code raises: they are taken back
     finally:
         log.disabled = disabled
+
+
+def _tried(source: str) -> Cost | None:
+    try:
+        return _quietly(source)
+    except Exception:
+        return None  # sizes that do not fit raise whatever the problem's code raises: they are taken back

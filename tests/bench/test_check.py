@@ -60,10 +60,14 @@ def test_results_come_from_the_device_before_they_are_compared(
 ) -> None:
     role: Any = object.__new__(check.CheckRole)
     role._runner = _Apart()
-    role._reference = SimpleNamespace(call=lambda x: (x + 1, 2))
     monkeypatch.setattr(check, "library_calls", lambda *_: [])
     spec = KernelSpec("next", Reference("def f(x): return x + 1, 2", "f"), ())
     got = role._compared(
-        spec, lambda x: (x.double() + 1, 2), lambda x: (_Buffer(x.tensor + 1 + off), 2), [torch.ones(3)], {}
+        spec,
+        lambda x: (x.double() + 1, 2),
+        lambda x: (x + 1, 2),
+        lambda x: (_Buffer(x.tensor + 1 + off), 2),
+        [torch.ones(3)],
+        {},
     )
     assert got.startswith(reason) if reason else got == ""

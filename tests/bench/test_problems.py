@@ -175,3 +175,10 @@ def test_the_report_says_what_failed_and_what_the_library_solved() -> None:
 def test_a_copy_says_which_commit_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEVOLVE_COMMIT", "abc1234")
     assert commit() == "abc1234"
+
+
+def test_a_problem_that_needs_a_missing_package_says_which() -> None:
+    source = LINEAR.replace("import torch\n", "import torch\nimport package_that_is_not_there\n", 1)
+    with pytest.raises(SpecError, match="package_that_is_not_there") as caught:
+        shrunk(source, Budget(1e6, 1e4), "problem.py")
+    assert caught.value.mend == "pip install package_that_is_not_there"
