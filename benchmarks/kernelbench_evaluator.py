@@ -9,9 +9,10 @@ and run, in a process a problem. It constructs reference and `ModelNew` from one
 mode, and compares at 1e-4 (absolute and relative) on inputs of its own. Files come from --kernels (a sweep's
 folder of exports: run it with `--train`), or are made here: the first proposal of --backend for the module in
 training mode, at full size. Before a file is tried the reference is tried against itself, TF32 off: where
-that fails (it draws random numbers, say), the problem is `unfit` and counts apart. The evaluator needs a CUDA
-device; on a machine with none, --dry runs everything else on the CPU at small sizes. A row is a JSON line in
-DIR/rows.jsonl as soon as it is there; what DIR has is not run again.
+that fails (it draws random numbers, say), the problem is `unfit` and counts apart. What finds no memory
+beside other problems (`memory`) is tried again alone. The evaluator needs a CUDA device; on a machine with
+none, --dry runs everything else on the CPU at small sizes. A row is a JSON line in DIR/rows.jsonl as soon as
+it is there; what DIR has is not run again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ Row = dict[str, Any]
 #: Imported by the evaluator's package, and used by none of what is called here.
 UNUSED = ("dotenv", "openai", "litellm", "tqdm", "requests", "datasets", "modal", "together", "anthropic")
 LIMIT_S = 240  # of one problem
+_NO_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def evaluator_of(checkout: Path) -> ModuleType:
@@ -114,10 +116,15 @@ def one(options: argparse.Namespace) -> Row:
     itself = source + "\n\nclass ModelNew(Model):\n    pass\n"
     fit, reason = judged(module, source, itself, options.trials, options.dry)
     if not fit:
-        return row | {"outcome": "unfit", "reason": reason}
+        return row | {"outcome": _refused("unfit", reason), "reason": reason}
     accepted, reason = judged(module, source, kernel, options.trials, options.dry)
     row["wall_s"] = round(time.perf_counter() - begun, 2)
-    return row | {"outcome": "accepted" if accepted else "wrong", "reason": reason}
+    return row | {"outcome": "accepted" if accepted else _refused("wrong", reason), "reason": reason}
+
+
+def _refused(outcome: str, reason: str) -> str:
+    """``outcome``, or ``memory`` where there was none left beside other problems."""
+    return "memory" if any(words in reason for words in _NO_MEMORY) else outcome
 
 
 def spawned(problem: Problem) -> Row:
@@ -165,7 +172,10 @@ def main() -> int:
     rows = {r["id"]: r for r in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
 
     def work(problem: Problem) -> None:
-        if problem.id in rows or time.monotonic() - begun > options.seconds:
+        if (
+            rows.get(problem.id, {}).get("outcome", "memory") != "memory"
+            or time.monotonic() - begun > options.seconds
+        ):
             return
         rows[problem.id] = row = spawned(problem)
         with path.open("a", encoding="utf-8") as file:
@@ -175,8 +185,9 @@ def main() -> int:
             flush=True,
         )
 
-    with ThreadPoolExecutor(options.jobs) as threads:
-        list(threads.map(work, problems))
+    for jobs in (options.jobs, 1):  # what found no memory beside others has the device for itself
+        with ThreadPoolExecutor(jobs) as threads:
+            list(threads.map(work, problems))
     found = [rows[p.id] for p in problems if p.id in rows]
     counts = {o: sum(r["outcome"] == o for r in found) for o in sorted({r["outcome"] for r in found})}
     print(f"{len(found)} of {len(problems)} problems: " + ", ".join(f"{n} {o}" for o, n in counts.items()))

@@ -1,14 +1,16 @@
 """Correctness of synthesised kernels by operator: what is generated, what calls the library, what nothing.
 
     python benchmarks/op_suite.py --backend NAME [--language NAME] [--random 500] [--only TEXT]
-        [--plugin MODULE] [--rows FILE] [--seconds S] [--json FILE]
+        [--plugin MODULE] [--drafts 3] [--rows FILE] [--seconds S] [--json FILE]
 
 Every problem is a small reference with ragged sizes and, for many, a layout that is not contiguous. Its first
 proposal is compiled, run on the evaluator's families of inputs and judged by the evaluator's tolerance
-against a float64 reference; nothing is timed. ``generated`` are those whose candidate calls no ATen operator
-that computes but matrix products and convolutions. With --random, references from a grammar follow: each is
-correct, or refused by the generator with the operator's name. With --rows, each row is appended to a file as
-it comes and what the file has is not run again, so that a run can be stopped (--seconds) and taken up later.
+against a float64 reference; where it is wrong, as in a search, the next one is (--drafts), which the row and
+the summary say (`wrong_first_draft`). Nothing is timed. ``generated`` are those whose candidate calls no ATen
+operator that computes but matrix products and convolutions. With --random, references from a grammar follow:
+each is correct, or refused by the generator with the operator's name. With --rows, each row is appended to a
+file as it comes and what the file has is not run again, so that a run can be stopped (--seconds) and taken up
+later.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ def run(
     *,
     language: str = "",
     jobs: int = 0,
+    drafts: int = 1,
     file: Path | None = None,
     until: float = math.inf,
 ) -> list[Row]:
@@ -87,7 +90,8 @@ def run(
         row: Row = {"name": name, "family": family}
         secret = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
         try:
-            row.update(checker.call("check", {"spec": to_plain(spec), "seed": 0, "secret": secret}))
+            asked = {"spec": to_plain(spec), "seed": 0, "secret": secret, "drafts": drafts}
+            row.update(checker.call("check", asked))
         except WorkerError as error:
             row.update(correct=False, generated_correct=False, libraries=[], reason=str(error))
         row["outcome"] = outcome(row)
@@ -139,6 +143,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="problems whose name contains this")
     parser.add_argument("--random", type=int, default=0, help="random graphs to try as well")
     parser.add_argument("--jobs", type=int, default=0, help="checking processes; one a core by default")
+    parser.add_argument("--drafts", type=int, default=3, help="that a problem may take to be right")
     parser.add_argument("--rows", type=Path, help="append rows there, and skip those it has")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no problem after this")
     parser.add_argument("--json", type=Path, help="write rows and summary there")
@@ -150,7 +155,7 @@ def main() -> int:
     named = [(p.name, p.family, p.spec) for p in chosen]
     named += [(f"graph_{k}", "random", random_spec(k)) for k in range(options.random)]
     rows = run(
-        named, where, language=options.language, jobs=options.jobs, file=options.rows,
+        named, where, language=options.language, jobs=options.jobs, drafts=options.drafts, file=options.rows,
         until=started + options.seconds,
     )  # fmt: skip
     if len(rows) < len(named):
@@ -163,6 +168,7 @@ def main() -> int:
     suite = [r for r in rows if r["family"] != "random"]
     summary["total"] = len(suite)
     summary["correct"] = sum(bool(r["correct"]) for r in suite)
+    summary["wrong_first_draft"] = [r["name"] for r in rows if r.get("wrong_drafts")]
     summary["generated_share"] = sum(r["outcome"] == "generated" for r in suite) / max(1, len(suite))
     summary["environment"] = environment([])
     print(f"\n{'family':<10} {'total':>6} {'generated':>10} {'library':>8} {'nothing':>8} {'wrong':>6}")

@@ -201,7 +201,8 @@ class CheckRole:
         row["checked"] = checked
 
     def _eager(self, spec: KernelSpec, case: Case, seed: int) -> Callable[..., Any]:
-        """The reference as the baseline runs it, from and to the host's memory."""
+        """The reference as the baseline runs it, from and to the host's memory; on the host where it makes
+        tensors of its own there."""
         if not self._apart:
             return self._reference.call
         there = load_reference(spec, case, seed)
@@ -210,7 +211,12 @@ class CheckRole:
 
         def call(*inputs: Any) -> Any:
             moved = [self._runner.upload(v) if isinstance(v, torch.Tensor) else v for v in inputs]
-            leaves, structure = flatten(there.call(*moved))
+            try:
+                leaves, structure = flatten(there.call(*moved))
+            except RuntimeError as error:
+                if "same device" not in str(error):
+                    raise
+                return self._reference.call(*inputs)
             return unflatten(structure, [self._host(leaf) for leaf in leaves])
 
         return call
