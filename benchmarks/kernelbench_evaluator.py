@@ -172,10 +172,10 @@ def main() -> int:
     rows = {r["id"]: r for r in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
 
     def work(problem: Problem) -> None:
-        if (
-            rows.get(problem.id, {}).get("outcome", "memory") != "memory"
-            or time.monotonic() - begun > options.seconds
-        ):
+        known = rows.get(problem.id)
+        if known is not None and known["outcome"] != "memory":
+            return
+        if time.monotonic() - begun > options.seconds:
             return
         rows[problem.id] = row = spawned(problem)
         with path.open("a", encoding="utf-8") as file:
