@@ -31,6 +31,8 @@ class Tape(TorchDispatchMode):  # type: ignore[misc]
     """While active, random operators take their values from ``source(distribution, shape, dtype)``.
     ``operators`` counts all that were seen."""
 
+    supports_higher_order_operators = True  # torch.cond and its kin, whose branches run unseen
+
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source = source
@@ -41,6 +43,8 @@ class Tape(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         self.operators += 1
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         if torch.Tag.nondeterministic_seeded not in func.tags and name not in {"random_", "random"}:
             return func(*args, **kwargs)

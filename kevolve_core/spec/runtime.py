@@ -92,6 +92,8 @@ def _undrawn(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[Any, .
             made = _constructed(spec, case, seed)
     except SpecError:  # it looks at the values of its weights, or cannot be constructed: then so says this
         return (*_constructed(spec, case, seed), True)
+    if mode.looked:  # and did not mind an error
+        return (*_constructed(spec, case, seed), True)
     return (*made, not mode.skipped)
 
 
@@ -115,6 +117,7 @@ def _constructed(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[An
                     mend="name a class derived from torch.nn.Module, or a function",
                 )
             module.train(spec.mode == "train").requires_grad_(False)
+            _without_history(module)
         elif isinstance(target, type) or not callable(target):
             raise SpecError(
                 f"'{ref.symbol}' is not a function",
@@ -123,6 +126,15 @@ def _constructed(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[An
                 mend="write kind: module for an nn.Module" if isinstance(target, type) else None,
             )
     return (target if module is None else module), args, kwargs
+
+
+def _without_history(module: torch.nn.Module) -> None:
+    """Plain tensors that were computed from weights, as pruning leaves some, lose how: autograd refuses
+    copies of the others."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                vars(part)[name] = value.detach()
 
 
 def _constructor_arguments(
