@@ -21,7 +21,7 @@ from kevolve_core.spec.double import double_module, in_double
 from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, takes_special
 from kevolve_core.spec.given import described_by_file, drawn_by_file
 from kevolve_core.spec.importing import filename_of, import_reference, user_code
-from kevolve_core.spec.randomness import Drawing, Scoped, recording, replaying
+from kevolve_core.spec.randomness import Drawing, Scoped, Shaped, recording, replaying
 from kevolve_core.spec.seeding import PROCESS, generator_states, seeded
 from kevolve_core.spec.undrawn import Undrawn
 
@@ -308,7 +308,7 @@ def _trial(spec: KernelSpec, case: Case, plain: Callable[..., Any], found: list[
         try:
             target = _without_data(plain) if isinstance(plain, torch.nn.Module) else plain
             examples = example_inputs(spec, case)
-            with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
+            with recording(generator(0, case.name, "trial"), found) as tape, Shaped(tape), torch.no_grad():
                 target(*examples)
             return int(tape.operators)
         except Exception:  # it looks at values, or holds tensors that are not its state: run it in full

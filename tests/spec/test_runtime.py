@@ -449,6 +449,26 @@ def test_a_tensor_that_pruning_left_is_copied_with_its_module() -> None:
     torch.testing.assert_close(double.call(x), reference.call(x).double())
 
 
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_recurrent_layers_are_looked_at_whole(layer: str, batch_first: bool) -> None:
+    """What draws after one has the shape that the layer's result has."""
+    python = f"""
+import torch
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.r = torch.nn.{layer}(4, 6, 2, bidirectional=True, batch_first={batch_first})
+    def forward(self, x):
+        y, state = self.r(x)
+        h = state[0] if isinstance(state, tuple) else state
+        return torch.rand_like(y) + y, torch.rand_like(h)
+"""
+    spec = spec_of(python, {"x": [3, 5, 4]})
+    shapes = [s.shape for s in load_reference(spec, spec.cases[0], 0).random_inputs]
+    assert shapes == [(3, 5, 12), (4, 3 if batch_first else 5, 6)]
+
+
 def test_a_reference_with_control_flow_as_an_operator_runs() -> None:
     python = "import torch\ndef f(x): return torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))"
     spec = spec_of(python, {"x": [4]})
