@@ -61,6 +61,14 @@ def _combinations(x: torch.Tensor, r: int = 2, with_replacement: bool = False) -
     return x[torch.tensor(places, dtype=torch.int64).reshape(len(places), r)]
 
 
+def _fill_diagonal_(x: torch.Tensor, value: float, wrap: bool = False) -> torch.Tensor:
+    """What functionalisation knows no pure form of."""
+    if x.dim() != 2 or (wrap and x.shape[0] > x.shape[1]):
+        return x.fill_diagonal_(value, wrap)
+    x.diagonal().fill_(value)
+    return x
+
+
 #: Function -> what it is captured as.
 UNCHECKED: dict[Any, Callable[..., Any]] = {
     torch.combinations: _combinations,
@@ -69,6 +77,7 @@ UNCHECKED: dict[Any, Callable[..., Any]] = {
     torch.corrcoef: _corrcoef,
     torch.Tensor.corrcoef: _corrcoef,
     F.gaussian_nll_loss: _gaussian_nll_loss,
+    torch.Tensor.fill_diagonal_: _fill_diagonal_,
 }
 
 

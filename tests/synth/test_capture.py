@@ -126,6 +126,11 @@ def test_a_plain_tensor_that_is_overwritten_does_not_matter(check: Any) -> None:
     torch.testing.assert_close(module(x), want)
 
 
+@pytest.mark.parametrize(("shape", "wrap"), [((5, 7), True), ((7, 5), False)])
+def test_a_diagonal_is_filled_in_place(shape: tuple[int, ...], wrap: bool, check: Any) -> None:
+    check(lambda x: x.clone().fill_diagonal_(3.0, wrap) * 2, [torch.randn(shape)])
+
+
 class _Tied(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
