@@ -146,3 +146,20 @@ def test_confidential_comes_from_page_folder_or_mark(tmp_path: Path) -> None:
         "hardware/nda/deep/marked": True,
     }
     assert [page.id for page in base.allowed(confidential=False).pages] == ["guidance/open"]
+
+
+def test_a_part_of_a_marked_tree_is_confidential_too(tmp_path: Path) -> None:
+    put(tmp_path, "secrets/guidance/x", "x")
+    (tmp_path / "secrets" / ".confidential").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "secrets" / "guidance")
+    for folder in (tmp_path / "secrets" / "guidance", tmp_path / "link"):
+        assert [p.confidential for p in KnowledgeBase.open([folder], shipped=False)] == [True]
+
+
+def test_a_page_derives_from_itself_and_what_it_notes() -> None:
+    page = Page("guidance/x", "x", "guidance", "text")
+    assert page.taint == frozenset()
+    assert page.tainted().taint == {"page:guidance/x"}
+    skill = page.tainted("backend:acme").tainted("page:a")
+    assert skill.taint == {"page:guidance/x", "backend:acme", "page:a"}
+    assert parse_page(dump_page(skill), "guidance/x").taint == skill.taint
