@@ -270,9 +270,7 @@ async def _sit_with_controls(
                 policy = policy_of(name, None, run.where.registry)
                 control = attrs.evolve(control, generator=maker, policy=policy, settings=store.settings)
                 left = caps_left(run.store.path, caps, name)
-                limit = attrs.evolve(
-                    Budget(**store.settings["budget"]), tokens=left.tokens, money=left.money
-                )
+                limit = attrs.evolve(Budget(**store.settings["budget"]), tokens=left.tokens, money=left.money)
                 changed = limit if begun else None
                 await _sit(control, attrs.evolve(search, budget=limit), fresh=not begun, budget=changed)
     return await _deliver(run, result.search)

@@ -168,6 +168,15 @@ def parse_page(text: str, name: str, *, where: str = "") -> Page:
         if key in head and not isinstance(head[key], wanted):
             mend = "write true or false" if wanted is bool else "write a mapping"
             raise KnowledgeError(f"'{key}' is not understood", got=head[key], where=where, mend=mend)
+    try:
+        json.dumps(head.get("data"))
+    except (TypeError, ValueError) as error:  # YAML knows dates and the like
+        raise KnowledgeError(
+            "'data' holds what JSON cannot say",
+            got=error,
+            where=where,
+            mend="put dates and the like in quotes",
+        ) from error
     return Page(
         id=name,
         title=" ".join(title.split()),

@@ -52,8 +52,8 @@ def profile_brief(profile: Profile) -> dict[str, Any]:
 
 
 def candidate_brief(candidate: Candidate, *, titles: bool = False) -> dict[str, Any]:
-    """Sources and where they came from; ``titles``: with those of pages that its prompt left out, which may be
-    confidential ones."""
+    """Sources and where they came from; ``titles``: with those of pages that its prompt left out, some of
+    which may be confidential."""
     notes = dict(candidate.origin.notes)
     left = notes.get("left_out")
     if isinstance(left, (list, tuple)) and not titles:

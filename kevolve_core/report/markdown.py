@@ -210,7 +210,8 @@ def _controls(record: RunRecord) -> str:
         f"| search | {record.result.evaluations} | {_shown(own)} | |",
     ]
     for control in record.controls:
-        unfinished = ", ended by the run's cap" if control.capped else "" if control.finished else ", not finished"
+        unfinished = "" if control.finished else ", not finished"
+        unfinished = ", ended by the run's cap" if control.capped else unfinished
         lines.append(
             f"| {control.name} | {control.evaluations}{unfinished} | {_shown(control.speedup)} "
             f"| {control.against(own)} |"

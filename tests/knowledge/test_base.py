@@ -62,6 +62,7 @@ def test_a_page_reads_back_what_was_dumped() -> None:
         ("---\ntitle: x\nbottleneck: ram\n---\n", "'ram' is none of the bottlenecks"),
         ("---\ntitle: x\nconfidential: 'no'\n---\n", "'confidential' is not understood"),
         ("---\ntitle: x\nkind: poem\n---\n", "'kind' is not one"),
+        ("---\ntitle: x\ndata: {when: 2026-01-01}\n---\n", "'data' holds what JSON cannot say"),
     ],
 )
 def test_a_damaged_page_is_refused_with_its_reason(text: str, complaint: str) -> None:

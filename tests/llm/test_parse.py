@@ -128,7 +128,7 @@ DIFF = "@@ -1,4 +1,4 @@\n \n-    for (int64_t i = 0; i < n; ++i) x[i] = 0;\n+   
         f"`kernel.cpp`\n```diff\n{DIFF}```\n",
         f"```diff\n--- a/kernel.cpp\n+++ b/kernel.cpp\n{DIFF}```\n",
         f"```diff\n{DIFF}```\n",
-        f"`kernel.cpp`\n```\n--- kernel.cpp\n+++ kernel.cpp\n{DIFF.replace('@@ -1,4 +1,4 @@', '@@ -7 +9 @@')}```\n",
+        f"`kernel.cpp`\n```\n--- kernel.cpp\n+++ kernel.cpp\n{DIFF.replace('-1,4 +1,4', '-7 +9')}```\n",
         f"```diff\n{DIFF.replace(' }', '}').replace('@@ -1,4 +1,4 @@', '@@ ... @@')}\n```\n",
     ],
 )
