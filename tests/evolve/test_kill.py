@@ -165,18 +165,19 @@ def seconds(
 def test_twenty_runs_killed_at_random_times_end_as_if_undisturbed(
     processes: ForkServerContext, undisturbed: dict[str, RunResult], seconds: float, tmp_path: Path
 ) -> None:
-    """Kills fall before, within and after a sitting."""
-    settled: list[int] = []
-    for number in range(20):
+    """Kills fall before, within and after a sitting: twenty runs, and more until ten kills fell within."""
+    within: list[int] = []
+    for number in range(60):
         policy = ("greedy", "evolutionary")[number % 2]
         run = Disturbed(processes, tmp_path / f"run{number}", policy)
         rng = random.Random(number)
         for _ in range(rng.randint(1, 3)):
             run.kill(after=rng.uniform(0.0, seconds))
         run.finish_and_check(undisturbed[policy])
-        settled += run.settled
-    within = [count for count in settled if 0 < count < len(undisturbed["greedy"].trajectory)]
-    assert len(within) >= 10, f"too few kills fell into the search to prove anything: {settled}"
+        within += [count for count in run.settled if 0 < count < len(undisturbed["greedy"].trajectory)]
+        if number >= 19 and len(within) >= 10:
+            return
+    pytest.fail(f"too few kills fell into the search to prove anything: {within}")
 
 
 def test_a_run_killed_three_times_in_its_search_ends_as_if_undisturbed(
