@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kevolve_core.evolve import collect
+from kevolve_core.evolve import Budget, collect
 from kevolve_core.evolve.policies import IndependentPolicy, RandomPolicy
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Evaluation
 from kevolve_core.report import Control, overall_speedup
 from kevolve_core.store import EvaluationRow, RunStore
 
-__all__ = ["CONTROLS", "closest", "control_store", "controls_of"]
+__all__ = ["CONTROLS", "caps_left", "closest", "control_store", "controls_of"]
 
 #: Policies that learn nothing, in the order in which they are run.
 CONTROLS = (RandomPolicy.name, IndependentPolicy.name)
@@ -43,6 +43,22 @@ def control_store(
         yield store, begun
 
 
+def caps_left(run: Path, caps: Budget, name: str) -> Budget:
+    """The caps that are left for control ``name``: the run's caps hold for all that is asked on its behalf.
+    What the control itself asked before it was resumed is not subtracted: its own journal knows."""
+    if caps.tokens is None and caps.money is None:
+        return Budget()
+    from kevolve_core.llm.journal import Journal  # with httpx: only runs that have caps need it
+    from kevolve_core.llm.ledger import Cost
+
+    others = [_folder(run, other) for other in CONTROLS if other != name]
+    spent = sum((Journal(folder).spent() for folder in (run, *others)), Cost())
+    return Budget(
+        tokens=None if caps.tokens is None else max(0, caps.tokens - spent.tokens),
+        money=None if caps.money is None else max(0.0, caps.money - spent.money),
+    )
+
+
 def controls_of(run: Path, spec: KernelSpec) -> tuple[Control, ...]:
     """What the controls of a run came to, as far as they went."""
     found = []
@@ -54,7 +70,8 @@ def controls_of(run: Path, spec: KernelSpec) -> tuple[Control, ...]:
             result = collect(store)
             evaluation = result.evaluation or closest(store)
         speedup = None if evaluation is None else overall_speedup(spec, evaluation)
-        found.append(Control(name, result.evaluations, not result.resumable, speedup))
+        capped = result.stopped in ("tokens", "money")
+        found.append(Control(name, result.evaluations, not result.resumable, speedup, capped))
     return tuple(found)
 
 

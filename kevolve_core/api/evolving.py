@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from kevolve_core.api.controls import CONTROLS, control_store
+from kevolve_core.api.controls import CONTROLS, caps_left, control_store
 from kevolve_core.api.memory import memory_of, resumed_memory
 from kevolve_core.api.parts import (
     HookedExecutor,
@@ -258,6 +258,7 @@ async def _sit_with_controls(
     result = await _sit(run, search, fresh=fresh, budget=budget)
     if not run.settings.get("controls") or result.resumable:
         return result
+    caps = budget or _stored_budget(run.store) or search.budget
     for name in CONTROLS:
         if run.stop is None or not run.stop():
             with control_store(run.store, run.settings, name, result.search.evaluations) as (store, begun):
@@ -268,8 +269,10 @@ async def _sit_with_controls(
                 maker = generator_of(given, run.where, store.spec, options) if named else run.generator
                 policy = policy_of(name, None, run.where.registry)
                 control = attrs.evolve(control, generator=maker, policy=policy, settings=store.settings)
-                limit = Budget(**store.settings["budget"])
-                await _sit(control, attrs.evolve(search, budget=limit), fresh=not begun)
+                left = caps_left(run.store.path, caps, name)
+                limit = attrs.evolve(Budget(**store.settings["budget"]), tokens=left.tokens, money=left.money)
+                changed = limit if begun else None
+                await _sit(control, attrs.evolve(search, budget=limit), fresh=not begun, budget=changed)
     return await _deliver(run, result.search)
 
 

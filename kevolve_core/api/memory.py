@@ -7,6 +7,7 @@ from kevolve_core.errors import ConfigError, suggest
 from kevolve_core.evolve import Memory, MixedGenerator
 from kevolve_core.interfaces import CodeGenerator, Learner
 from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.knowledge import Page
 
 __all__ = ["MODES", "memory_of", "resumed_memory"]
 
@@ -34,12 +35,20 @@ def memory_of(mode: str, where: Place, spec: KernelSpec, generator: CodeGenerato
 
     learns = generator.learns if isinstance(generator, MixedGenerator) else isinstance(generator, Learner)
     base = base_for(where.registry, [where.backend_name])
-    # A genome carries no taint: what is confidential starts only runs that are so by their backend.
-    base = base.allowed(confidential=where.backend.manifest.confidential)
-    found = Experience.of(base).warm(spec, where.device, k=_GENOMES)
+    found = Experience(p for p in base.pages if _usable(p, where)).warm(spec, where.device, k=_GENOMES)
     if not found and not learns:
         return None
     return _memory(mode, tuple(dict(warm.genome) for warm in found))
+
+
+def _usable(page: Page, where: Place) -> bool:
+    """A genome carries no taint but its run's: what is confidential starts only runs of the confidential
+    backend that it was learned on, and where it derives from nothing else."""
+    if not page.confidential:
+        return True
+    own = {f"page:{page.id}", f"backend:{where.backend_name}"}
+    known = page.data.get("backend") == where.backend_name
+    return where.backend.manifest.confidential and known and page.taint <= own
 
 
 def resumed_memory(mode: str | None) -> Memory | None:

@@ -65,12 +65,7 @@ class _Pages:
         del context
         query = question(self._spec, device, language=language, evaluation=evaluation)
         return [
-            Knowledge(
-                hit.page.title,
-                hit.page.body,
-                hit.score,
-                frozenset({f"page:{hit.page.id}"}) if hit.page.confidential else frozenset(),
-            )
+            Knowledge(hit.page.title, hit.page.body, hit.score, hit.page.taint)
             for hit in self._opened().retrieve(query, count)
         ]
 

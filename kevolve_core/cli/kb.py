@@ -15,6 +15,7 @@ from kevolve_core.cli.options import out, plugins_option, registry_of
 from kevolve_core.cli.render import grid, say
 from kevolve_core.errors import KevolveError, KnowledgeError, UnknownNameError, suggest
 from kevolve_core.knowledge import Folder, KnowledgeBase, Page, Query, user_folders
+from kevolve_core.knowledge.base import marked
 from kevolve_core.knowledge.experience.book import SkillBook, write_page
 from kevolve_core.knowledge.experience.distill import Learned, distill
 from kevolve_core.knowledge.experience.memory import Memory
@@ -221,6 +222,7 @@ def _single(path: Path) -> Page:
     parts = path.absolute().parts
     at = next((n for n, part in enumerate(parts[:-1]) if part in KINDS), len(parts) - 1)
     page = read_page(path.absolute(), Path(*parts[:at]))
+    page = page.tainted() if marked(path) else page
     return page if "/" in page.id else evolve(page, id=f"{page.kind}/{page.id}")
 
 

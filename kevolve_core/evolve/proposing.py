@@ -13,6 +13,7 @@ from kevolve_core.evolve.session import Session
 from kevolve_core.evolve.steering import Order
 from kevolve_core.interfaces import Proposal
 from kevolve_core.model import Candidate, Evaluation
+from kevolve_core.taint import inheriting
 
 __all__ = ["Draft", "Proposer"]
 
@@ -85,7 +86,9 @@ class Proposer:
         if not offered:
             return (), "nothing to propose"
         strangers = [type(item).__name__ for item in offered if not isinstance(item, Candidate)]
-        return (offered, "") if not strangers else ((), f"offered {strangers[0]} instead of a Candidate")
+        if strangers:
+            return (), f"offered {strangers[0]} instead of a Candidate"
+        return [inheriting(item, context.parents) for item in offered], ""
 
     def _context(self, sequence: int, order: Order, attempt: int) -> Proposal:
         known = {parent: self._parent(parent) for parent in order.parents}

@@ -12,7 +12,7 @@ from kevolve_core.knowledge.index import Hit, Index, Query
 from kevolve_core.knowledge.page import Page, read_page
 from kevolve_core.knowledge.targets import Targets
 
-__all__ = ["CONFIDENTIAL_MARK", "SHIPPED", "Folder", "KnowledgeBase"]
+__all__ = ["CONFIDENTIAL_MARK", "SHIPPED", "Folder", "KnowledgeBase", "marked"]
 
 #: The pages that ship with the core.
 SHIPPED = Path(__file__).parent / "pages"
@@ -24,11 +24,12 @@ CONFIDENTIAL_MARK = ".confidential"
 @frozen
 class Folder:
     """A tree of pages. ``confidential`` taints them all; ``owner`` says whose they are (a backend's name,
-    ``user``)."""
+    ``user``). ``derived`` are confidential sources that they derive from (``backend:NAME``)."""
 
     path: Path
     owner: str = ""
     confidential: bool = False
+    derived: tuple[str, ...] = ()
 
 
 class KnowledgeBase:
@@ -70,7 +71,8 @@ class KnowledgeBase:
                         raise
                     faults.append(error)
                     continue
-                pages.append(page.tainted() if folder.confidential or _marked(file, folder.path) else page)
+                secret = folder.confidential or folder.derived or marked(file)
+                pages.append(page.tainted(*folder.derived) if secret else page)
         return cls(pages, faults)
 
     def __iter__(self) -> Iterator[Page]:
@@ -121,11 +123,9 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _marked(file: Path, root: Path) -> bool:
-    folder = file.parent
-    while True:
-        if (folder / CONFIDENTIAL_MARK).exists():
-            return True
-        if folder in (root, folder.parent):
-            return False
-        folder = folder.parent
+def marked(file: Path) -> bool:
+    """Whether a page lies below a folder with the mark, also one above the knowledge folder: naming a part of
+    a confidential tree makes it no less so."""
+    return any((folder / CONFIDENTIAL_MARK).exists() for folder in file.resolve().parents) or any(
+        (folder / CONFIDENTIAL_MARK).exists() for folder in file.absolute().parents
+    )

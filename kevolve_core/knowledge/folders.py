@@ -79,8 +79,9 @@ def ready_base(registry: Registry, folders: Sequence[Path | Folder] = ()) -> Kno
 def _of_backend(registry: Registry, name: str) -> tuple[list[Folder], list[KevolveError]]:
     backend = registry.backend(name)
     secret = backend.manifest.confidential
+    derived = (f"backend:{name}",) if secret else ()
     try:
-        return [Folder(Path(path), name, secret) for path in backend.knowledge()], []
+        return [Folder(Path(path), name, secret, derived) for path in backend.knowledge()], []
     except Exception as error:  # whatever a plugin's own code raises
         fault = f"{type(error).__name__}: {error}"
         said = PluginError(f"backend '{name}' does not tell its knowledge folders", got=fault)

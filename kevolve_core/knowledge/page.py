@@ -37,6 +37,7 @@ STATUSES = ("accepted", "proposed", "rejected")
 
 _VERDICTS = tuple(kind.value for kind in VerdictKind)
 _FENCE = "---"
+_TAINT = "taint"  # among a page's data
 _LISTS = {
     "targets": "target", "languages": "language", "operators": "operator", "bottlenecks": "bottleneck",
     "verdicts": "verdict", "sources": "source", "aliases": "alias", "within": "", "symptoms": "symptom",
@@ -88,9 +89,20 @@ class Page:
     status: str = "accepted"
     data: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
 
-    def tainted(self) -> Page:
-        """The same page, confidential."""
-        return self if self.confidential else evolve(self, confidential=True)
+    @property
+    def taint(self) -> frozenset[str]:
+        """Confidential sources that it derives from, itself included; none for a page that all may see."""
+        noted = self.data.get(_TAINT, ())
+        more = noted if isinstance(noted, (list, tuple)) else ()
+        return frozenset({f"page:{self.id}", *map(str, more)}) if self.confidential else frozenset()
+
+    def tainted(self, *sources: str) -> Page:
+        """The same page, confidential, and derived from ``sources`` (``backend:NAME``, ``page:ID``) too."""
+        known = self.taint - {f"page:{self.id}"}
+        if self.confidential and known.issuperset(sources):
+            return self
+        noted = {_TAINT: sorted(known.union(sources))} if sources else {}
+        return evolve(self, confidential=True, data={**self.data, **noted})
 
 
 def read_page(file: Path, root: Path) -> Page:
@@ -156,6 +168,15 @@ def parse_page(text: str, name: str, *, where: str = "") -> Page:
         if key in head and not isinstance(head[key], wanted):
             mend = "write true or false" if wanted is bool else "write a mapping"
             raise KnowledgeError(f"'{key}' is not understood", got=head[key], where=where, mend=mend)
+    try:
+        json.dumps(head.get("data"))
+    except (TypeError, ValueError) as error:  # YAML knows dates and the like
+        raise KnowledgeError(
+            "'data' holds what JSON cannot say",
+            got=error,
+            where=where,
+            mend="put dates and the like in quotes",
+        ) from error
     return Page(
         id=name,
         title=" ".join(title.split()),

@@ -16,6 +16,7 @@ from kevolve_core.interfaces import Proposal
 from kevolve_core.kernelspec import Case, InputSpec, KernelSpec
 from kevolve_core.llm.parts import Part, template
 from kevolve_core.model import Candidate, Device, Evaluation
+from kevolve_core.taint import NOTED, sources
 
 __all__ = ["Knowledge", "Sibling", "Writer", "role_of", "source_taint"]
 
@@ -65,11 +66,10 @@ def role_of(context: Proposal, language: str) -> str:
 
 def source_taint(candidate: Candidate, backend_taint: frozenset[str]) -> frozenset[str]:
     """Confidential sources that a candidate's source derives from. The user's own kernels derive from none;
-    what a generator made derives from the backend, unless it wrote down from what."""
-    noted = candidate.origin.notes.get("taint")
-    if isinstance(noted, (list, tuple)):
-        return frozenset(str(source) for source in noted)
-    return frozenset() if candidate.origin.generator == "user" else backend_taint
+    what a generator made derives from the backend, unless it wrote down from what, and from its parents'
+    sources."""
+    own = NOTED in candidate.origin.notes or candidate.origin.generator == "user"
+    return sources(candidate) | (frozenset() if own else backend_taint)
 
 
 class Writer:

@@ -32,6 +32,9 @@ from kevolve_core.model import Candidate, Device, Evaluation, Origin
 
 __all__ = ["LlmGenerator", "Retriever", "Spent"]
 
+#: Kinds of providers that nobody pays for by the token.
+_FREE = ("mailbox", "replay")
+
 #: From a proposal, the device, the language, the parent's evaluation and a count to pages, best first.
 Retriever = Callable[[Proposal, Device, str, Evaluation | None, int], Sequence[Knowledge]]
 
@@ -170,7 +173,7 @@ class LlmGenerator:
     def _refuse_unpriced(self) -> None:
         for ref in self._mix.all:
             config = self._settings.providers.of(ref)
-            if config.base_url and not config.model(ref.model).priced:
+            if config.kind not in _FREE and not config.model(ref.model).priced:
                 raise ConfigError(
                     "a budget of money needs the price of every model",
                     got=str(ref),
@@ -402,7 +405,7 @@ def _body(config: ProviderConfig, ref: ModelRef) -> dict[str, Any]:
 
 def _read(reply: Reply, expected: Expected, limit: int) -> dict[str, str]:
     try:
-        return files_of(reply.text, expected)
+        return files_of(reply.text, expected, cut=reply.stop == "length")
     except MalformedReplyError as error:
         if reply.stop != "length":
             raise

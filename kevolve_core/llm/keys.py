@@ -77,8 +77,7 @@ class Credentials:
             ProviderError: ``key``: the variable is not set, or the command failed.
         """
         if self._token is not None:
-            answer = self._token()
-            value = await answer if inspect.isawaitable(answer) else answer
+            value = await self._from_callable(self._token)
         elif self._command:
             value = await self._from_command()
         elif self._env:
@@ -141,6 +140,21 @@ class Credentials:
             where=self._where,
             mend="look where it comes from",
         )
+
+    async def _from_callable(self, token: TokenSource) -> str:
+        try:
+            answer = token()
+            return await answer if inspect.isawaitable(answer) else answer
+        except ProviderError:
+            raise
+        except Exception as error:  # the embedder's own code; its words may hold a token
+            raise ProviderError(
+                "the callable that gives the key failed",
+                kind="key",
+                got=type(error).__name__,
+                where=self._where,
+                mend="see the exception that it raised; nothing was sent",
+            ) from error
 
     async def _from_command(self) -> str:
         async with self._lock:

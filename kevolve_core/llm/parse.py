@@ -1,4 +1,5 @@
-"""From a reply to files: whole files in fenced blocks, or SEARCH/REPLACE edits of a kernel that was shown.
+"""From a reply to files: whole files in fenced blocks, or edits (SEARCH/REPLACE, a diff) of a kernel that was
+shown.
 
 Models do not keep to one form, so every form whose meaning is certain is read; what is not certain is a
 `MalformedReplyError` that says what to do, never a guess.
@@ -16,10 +17,13 @@ from attrs import frozen
 
 from kevolve_core import syntax
 from kevolve_core.errors import MalformedReplyError
+from kevolve_core.llm.patches import hunks, is_diff
 
 __all__ = ["Expected", "files_of"]
 
 _THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+# Where a chat template opened the reasoning, the reply has its end only.
+_THOUGHT = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
 _OPEN = re.compile(r"^\s{0,3}(?P<quote>`{3,}|~{3,})\s*(?P<info>[^`]*)$")
 _SEARCH = re.compile(r"^\s{0,3}<{5,9}\s*(SEARCH|ORIGINAL)?\b.*$")
 _MIDDLE = re.compile(r"^\s{0,3}={5,9}\s*$")
@@ -65,17 +69,26 @@ class _Block:
     closed: bool
 
 
-def files_of(reply: str, expected: Expected) -> dict[str, str]:
+def files_of(reply: str, expected: Expected, *, cut: bool = False) -> dict[str, str]:
     """The candidate's files.
+
+    Args:
+        reply: what the model wrote.
+        expected: what it should come to.
+        cut: the reply ended at its limit, so edits may be missing: it counts only with whole files.
 
     Raises:
         MalformedReplyError: no file, an edit that does not fit, a file cut off, Python that does not
             parse, …; ``what`` is for the model too.
     """
     text = _THINKING.sub("", reply.replace("\r\n", "\n").replace("\r", "\n"))
-    edits, rest = _edits(text)
+    edits, rest = _edits(_THOUGHT.sub("", text))
     files: dict[str, str] = {}
+    diffs: list[_Edit] = []
     for block in _blocks(rest):
+        if is_diff(block.info, block.text):
+            diffs += _of_diff(block)
+            continue
         name = _name(block, expected, files)
         if name is None:
             continue
@@ -83,6 +96,10 @@ def files_of(reply: str, expected: Expected) -> dict[str, str]:
             raise MalformedReplyError(f"the block of `{name}` is not closed: the reply was cut off")
         files[name] = block.text
     whole = dict(files)
+    if expected.base and not edits:  # beside edits, and of a file that is there whole, it is an illustration
+        edits = [d for d in diffs if not files or (d.name and PurePosixPath(d.name).name not in files)]
+    if cut and expected.base and (edits or not whole.keys() >= expected.base.keys()):
+        raise MalformedReplyError("the reply was cut off: more changes may have been meant")
     if edits:
         files = _applied(edits, {**expected.base, **files}, expected)
     elif expected.base and files:
@@ -135,6 +152,14 @@ def _edits(text: str) -> tuple[list[_Edit], str]:
         return [], text
     # Fences around edits enclose nothing any more.
     return found, re.sub(r"(?m)^\s{0,3}(`{3,}|~{3,})[^\n`]*\n(\s*\n)*\s{0,3}\1[ \t]*$", "", "\n".join(kept))
+
+
+def _of_diff(block: _Block) -> list[_Edit]:
+    """The edits of a diff. Its file is named in it, or before it."""
+    if not block.closed:
+        raise MalformedReplyError("a diff is not closed: the reply was cut off")
+    named = _named(block.before) or ""
+    return [_Edit(name or named, old, new) for name, old, new in hunks(block.text)]
 
 
 def _next(lines: Sequence[str], start: int, mark: re.Pattern[str]) -> int | None:

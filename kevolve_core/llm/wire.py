@@ -7,7 +7,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import httpx
@@ -172,7 +172,7 @@ class Wire:
         else:
             text = await _beginning(response)
             what = f"the server answered {kind or 'something'} where a model's answer was due"
-            raise self._fault("protocol", what, text[:_SHOWN], billed=True, mend="is base_url right?")
+            raise self._fault("protocol", what, text, billed=True, mend="is base_url right?")
 
     async def _stream(self, response: httpx.Response, fold: Fold) -> None:
         try:
@@ -192,9 +192,9 @@ class Wire:
         try:
             data = json.loads(text)
         except ValueError as error:
-            raise self._fault("protocol", "the answer is no JSON", text[:_SHOWN], billed=True) from error
+            raise self._fault("protocol", "the answer is no JSON", text, billed=True) from error
         if not isinstance(data, dict):
-            raise self._fault("protocol", "the answer is no JSON object", text[:_SHOWN], billed=True)
+            raise self._fault("protocol", "the answer is no JSON object", text, billed=True)
         return data
 
     def _said(self, data: Mapping[str, Any]) -> ProviderError:
@@ -209,12 +209,13 @@ class Wire:
     def _refused(self, status: int, headers: Mapping[str, str], text: str) -> ProviderError:
         if status in (401, 403):
             self._credentials.forget()
-        return error_of(status, headers, self._credentials.scrub(text), self.where)
+        return error_of(status, headers, text, self.where, self._credentials.scrub)
 
     def _fault(
         self, kind: str, what: str, got: object = None, *, billed: bool = False, mend: str | None = None
     ) -> ProviderError:
-        shown = None if got is None else self._credentials.scrub(str(got) or type(got).__name__)
+        # Cut after it is scrubbed: half a key is too much, and no scrubbing finds it.
+        shown = None if got is None else self._credentials.scrub(str(got) or type(got).__name__)[:_SHOWN]
         return ProviderError(what, kind=kind, got=shown, where=self.where, mend=mend, billed=billed)
 
 
@@ -231,9 +232,11 @@ async def _beginning(response: httpx.Response) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
-def error_of(status: int, headers: Mapping[str, str], text: str, where: str) -> ProviderError:
-    """What a status other than 200 means. ``text`` is the body, free of keys."""
-    message, code = _message(text)
+def error_of(
+    status: int, headers: Mapping[str, str], text: str, where: str, scrub: Callable[[str], str]
+) -> ProviderError:
+    """What a status other than 200 means. ``text`` is the body; ``scrub`` frees what it says of keys."""
+    message, code = _message(text, scrub)
     shown = f"HTTP {status}: {message}" if message else f"HTTP {status}"
     hint = f"{code} {message}"
 
@@ -263,8 +266,10 @@ def error_of(status: int, headers: Mapping[str, str], text: str, where: str) -> 
     return made("request", "the server does not take the request", "see what it says; `extra` may be wrong")
 
 
-def _message(text: str) -> tuple[str, str]:
-    """The message and the codes in a server's error, or the beginning of whatever it sent."""
+def _message(text: str, scrub: Callable[[str], str]) -> tuple[str, str]:
+    """The message and the codes in a server's error, or the beginning of whatever it sent. Scrubbed as it was
+    sent and as it reads: JSON may write a key with escapes."""
+    text = scrub(text)
     try:
         document = json.loads(text)
     except ValueError:
@@ -272,9 +277,9 @@ def _message(text: str) -> tuple[str, str]:
         return " ".join(plain.split())[:_SHOWN], ""
     inner = document.get("error", document) if isinstance(document, dict) else document
     if not isinstance(inner, dict):
-        return str(inner)[:_SHOWN], ""
+        return scrub(str(inner))[:_SHOWN], ""
     message = inner.get("message") or inner.get("detail") or json.dumps(inner)
-    return str(message)[:_SHOWN], f"{inner.get('code', '')} {inner.get('type', '')}"
+    return scrub(str(message))[:_SHOWN], f"{inner.get('code', '')} {inner.get('type', '')}"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

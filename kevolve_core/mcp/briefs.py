@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
+
+from attrs import evolve
 
 from kevolve_core.kernelspec import KernelSpec
 from kevolve_core.model import Candidate, Device, Evaluation, Measurement, Profile
@@ -48,8 +51,13 @@ def profile_brief(profile: Profile) -> dict[str, Any]:
     return plain
 
 
-def candidate_brief(candidate: Candidate) -> dict[str, Any]:
-    """Sources and where they came from."""
+def candidate_brief(candidate: Candidate, *, titles: bool = False) -> dict[str, Any]:
+    """Sources and where they came from; ``titles``: with those of pages that its prompt left out, some of
+    which may be confidential."""
+    notes = dict(candidate.origin.notes)
+    left = notes.get("left_out")
+    if isinstance(left, (list, tuple)) and not titles:
+        notes["left_out"] = [re.sub(r"^knowledge: .* \(", "knowledge (", str(each)) for each in left]
     return {
         "id": candidate.id,
         "language": candidate.language,
@@ -57,7 +65,7 @@ def candidate_brief(candidate: Candidate) -> dict[str, Any]:
         "files": dict(candidate.files),
         "parents": list(candidate.parents),
         "genome": to_plain(candidate.genome),
-        "origin": to_plain(candidate.origin),
+        "origin": to_plain(evolve(candidate.origin, notes=notes)),
     }
 
 

@@ -9,7 +9,7 @@ from kevolve_core.errors import KevolveError, PluginError, StoreError
 from kevolve_core.knowledge.base import Folder, KnowledgeBase
 from kevolve_core.knowledge.experience.distill import tainted
 from kevolve_core.knowledge.folders import ready_base
-from kevolve_core.model import Candidate
+from kevolve_core.model import Candidate, Evaluation
 from kevolve_core.registry import Registry
 from kevolve_core.store import RunStore
 
@@ -62,6 +62,12 @@ class Reader:
                 where=run.path.name,
                 mend=_MEND,
             )
+
+    def shown(self, run: RunStore, evaluation: Evaluation | None) -> Evaluation | None:
+        """The evaluation, None where its candidate derives from something confidential."""
+        if evaluation is None or not self.may_show(run.candidate(evaluation.candidate_id)):
+            return None
+        return evaluation
 
     def may_show(self, candidate: Candidate) -> bool:
         """The candidate derives from nothing confidential."""

@@ -320,13 +320,15 @@ class _Tools:
         """End a run of start_run: its best candidates are raced, confirmed in a fresh process and checked on
         the holdout cases; the report is written."""
         result = await self.desk.finish(run)
+        with RunStore.open_readonly(run) as store:
+            evaluation = self._reader.shown(store, result.evaluation)
         return {
             "run": run,
             "outcome": result.reason,
             "improved": result.improved,
             "kernel": str(result.report.kernel),
             "report": str(result.report.markdown),
-            "evaluation": evaluation_brief(result.evaluation) if result.evaluation else None,
+            "evaluation": evaluation_brief(evaluation) if evaluation else None,
         }
 
     async def read_run(
@@ -347,7 +349,7 @@ class _Tools:
                 if not self._reader.may_show(made):
                     return {"candidate": {"id": made.id, "withheld": "confidential"}}
                 return {
-                    "candidate": candidate_brief(made),
+                    "candidate": candidate_brief(made, titles=self._reader.allow),
                     "phase": found.phase,
                     "sequence": found.sequence,
                     "evaluation": evaluation_brief(found.evaluation),
@@ -357,8 +359,8 @@ class _Tools:
                 {"candidate": row.candidate_id, "sequence": row.sequence, "score": row.score}
                 for row in store.top(count)
             ]
-            profile = result.evaluation.profile if result.evaluation else None
-            shown = result.best is None or self._reader.may_show(result.best)
+            evaluation = self._reader.shown(store, result.evaluation)
+            profile = evaluation.profile if evaluation else None
             return {
                 "run": run,
                 "spec": spec_brief(store.spec),
@@ -372,7 +374,7 @@ class _Tools:
                 "evaluations": result.evaluations,
                 "verdicts": dict(result.counts),
                 "best": best,
-                "profile_of_best": profile_brief(profile) if profile is not None and shown else None,
+                "profile_of_best": profile_brief(profile) if profile is not None else None,
             }
 
     # -- arguments -------------------------------------------------------------------------------------

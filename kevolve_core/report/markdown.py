@@ -211,6 +211,7 @@ def _controls(record: RunRecord) -> str:
     ]
     for control in record.controls:
         unfinished = "" if control.finished else ", not finished"
+        unfinished = ", ended by the run's cap" if control.capped else unfinished
         lines.append(
             f"| {control.name} | {control.evaluations}{unfinished} | {_shown(control.speedup)} "
             f"| {control.against(own)} |"

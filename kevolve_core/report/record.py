@@ -27,16 +27,21 @@ class Control:
         evaluations: paid.
         finished: it ended; else it was stopped.
         speedup: of its best candidate over the fastest baseline, None where none was accepted and timed.
+        capped: the run's cap on tokens or money ended it before it had as many evaluations as the search.
     """
 
     name: str
     evaluations: int
     finished: bool
     speedup: Speedup | None
+    capped: bool = False
 
     def against(self, speedup: Speedup | None) -> str:
         """How the search's ``speedup`` stands: ``beaten`` where its interval lies above this one's value and
-        its value above this one's interval, ``lost`` the other way round, else ``no difference``."""
+        its value above this one's interval, ``lost`` the other way round, else ``no difference``. Against one
+        that a cap ended nothing is said: its budget was not the search's."""
+        if self.capped:
+            return "not comparable"
         if speedup is None or self.speedup is None:
             return "no difference" if speedup is self.speedup else "lost" if speedup is None else "beaten"
         ours, theirs = speedup.ratio, self.speedup.ratio

@@ -26,24 +26,22 @@ from kevolve_core.ir import (
     Op,
     Operand,
     Program,
-    Reduce,
     Single,
     Step,
     Store,
-    Var,
     address,
-    children,
     walk,
 )
 from kevolve_core.synth.graph import Graph
-from kevolve_core.synth.index import ZERO, Indexer, delinearised, integer, linear, rebuild
-from kevolve_core.synth.statements import map_linear, mapped
+from kevolve_core.synth.index import ZERO, Indexer, integer, linear
+from kevolve_core.synth.places import element, joined, placed, substituted
+from kevolve_core.synth.softmax import FLOATS, Softmax, inlined, softmax_of
+from kevolve_core.synth.statements import mapped
 from kevolve_core.synth.visible import unmasked, visible
 
 __all__ = ["ONLINE_ATTENTION", "attended", "online_attention"]
 
 ONLINE_ATTENTION = "online_attention"  # the rewrite's name
-_FLOATS = frozenset(["float32", "float16", "bfloat16"])
 _LARGEST = 512  # of a head: a block of queries and one of results have to fit a processor's registers
 _PRODUCTS = ("aten.mm.default", "aten.bmm.default")
 
@@ -149,163 +147,6 @@ def _found(program: Program, second: int) -> Program | None:
 # --- the softmax --------------------------------------------------------------------------------------------
 
 
-@frozen
-class _Softmax:
-    """Weights as a nest computes them: of what, over which loops, and where they go."""
-
-    score: Expr
-    axes: tuple[str, ...]
-    store: Store
-    safe: bool
-
-
-def _bare(e: Expr) -> Expr:
-    """``e`` without conversions of floats around it."""
-    while isinstance(e, Op) and e.name == "cast" and {e.dtype, e.args[0].dtype} <= _FLOATS:
-        e = e.args[0]
-    return e
-
-
-def _inlined(e: Expr, lets: Mapping[str, Expr], memo: dict[Expr, Expr]) -> Expr:
-    """``e`` with named values put in their place."""
-    if (found := memo.get(e)) is None:
-        if isinstance(e, Var):
-            found = _inlined(lets[e.name], lets, memo) if e.name in lets else e
-        else:
-            found = rebuild(e, [_inlined(c, lets, memo) for c in children(e)]) if children(e) else e
-        memo[e] = found
-    return found
-
-
-def _softmax(nest: LoopNest) -> _Softmax | None:
-    """``nest`` as a softmax, or None: a maximum, the sum of exponentials by it, and their quotients."""
-    lets = {s.name: s.value for s in nest.body if isinstance(s, Let)}
-    reduces = [s for s in nest.body if isinstance(s, Reduce)]
-    stores = [s for s in nest.body if isinstance(s, Store)]
-    if len(reduces) != 2 or len(stores) != 1 or len(lets) + 3 != len(nest.body):
-        return None
-    (top, total), (store,) = reduces, stores
-    if (top.combiner, total.combiner, store.mode, store.mask) != ("max", "sum", "set", None):
-        return None
-    if set(top.axes) != set(total.axes):
-        return None
-    memo: dict[Expr, Expr] = {}
-    score, power, weight = (_bare(_inlined(e, lets, memo)) for e in (top.value, total.value, store.value))
-    if score.dtype not in _FLOATS or any(isinstance(e, Var) for e in walk(score)):
-        return None
-    shifted = _argument(power, "exp")
-    if not (isinstance(shifted, Op) and shifted.name == "sub" and _is(shifted.args[1], top.name)):
-        return None
-    if _bare(shifted.args[0]) != score:
-        return None
-    safe = False
-    if isinstance(weight, Op) and weight.name == "where":
-        condition, zero, weight = weight.args[0], _bare(weight.args[1]), _bare(weight.args[2])
-        if not (isinstance(zero, Const) and zero.value == 0 and _all_hidden(condition, top.name)):
-            return None
-        safe = True
-    if not (isinstance(weight, Op) and weight.name == "div" and _bare(weight.args[0]) == power):
-        return None
-    return _Softmax(score, top.axes, store, safe) if _is(weight.args[1], total.name) else None
-
-
-def _argument(e: Expr, name: str) -> Expr | None:
-    return _bare(e.args[0]) if isinstance(e, Op) and e.name == name else None
-
-
-def _is(e: Expr, name: str) -> bool:
-    e = _bare(e)
-    return isinstance(e, Var) and e.name == name
-
-
-def _all_hidden(condition: Expr, top: str) -> bool:
-    """Whether ``condition`` says that the largest score is ``-inf``."""
-    if not (isinstance(condition, Op) and condition.name == "eq" and _is(condition.args[0], top)):
-        return False
-    bound = _bare(condition.args[1])
-    return isinstance(bound, Const) and bound.value == -math.inf
-
-
-# --- from loops to the step's axes --------------------------------------------------------------------------
-
-
-def _placed(
-    access: Load | Store, nest: LoopNest, buffer: Buffer, flat: Expr, ix: Indexer
-) -> dict[str, Expr] | None:
-    """The loops of ``nest`` at which ``access`` is element ``flat`` of contiguous ``buffer``, each of whose
-    elements it meets once; None where it does not."""
-    form = address(access, buffer)
-    if form is None or form[0] or not _contiguous(buffer):
-        return None
-    by: dict[str, Expr] = {a.name: ZERO for a in nest.axes if a.extent == 1}
-    step = 1
-    for axis, coefficient in sorted(form[1].items(), key=lambda t: t[1]):
-        if axis in by:
-            continue
-        if coefficient != step:
-            return None
-        above, _ = _divided(ix, flat, step) if step > 1 else (flat, flat)
-        by[axis] = _divided(ix, above, nest.extent(axis))[1]
-        step *= nest.extent(axis)
-    return by if step == buffer.size and len(by) == len(nest.axes) else None
-
-
-def _divided(ix: Indexer, e: Expr, k: int) -> tuple[Expr, Expr]:
-    """``e // k`` and ``e % k``. What stays below a common step of the rest is taken out first: where
-    ``m < 5``, ``(5 b + m) % 20`` is ``5 (b % 4) + m``."""
-    constant, terms = linear(e)
-    for step in sorted({c for c in terms.values() if c > 1 and k % c == 0}):
-        below = delinearised((constant, {a: c for a, c in terms.items() if c % step}))
-        low, high = ix.bounds(below)
-        if low >= 0 and high < step:
-            above = delinearised((0, {a: c // step for a, c in terms.items() if c % step == 0}))
-            quotient, rest = _divided(ix, above, k // step)
-            return quotient, ix.add(ix.scale(rest, step), below)
-    return ix.floordiv(e, k), ix.remainder(e, k)
-
-
-def _joined(e: Expr) -> Expr:
-    """A sum with ``x // k`` and ``x % k`` put together where they make up ``x``."""
-    constant, terms = linear(e)
-    for atom, c in terms.items():
-        if not (isinstance(atom, Op) and atom.name == "floordiv" and isinstance(atom.args[1], Const)):
-            continue
-        rest = Op("remainder", atom.args, "int64")
-        k = int(atom.args[1].value)
-        if rest in terms and terms[rest] * k == c:
-            kept = {a: n for a, n in terms.items() if a not in (atom, rest)}
-            joined = Op("mul", (atom.args[0], integer(terms[rest])), "int64")
-            return _joined(Op("add", (delinearised((constant, kept)), joined), "int64"))
-    return delinearised((constant, terms))
-
-
-def _substituted(ix: Indexer, e: Expr, by: Mapping[str, Expr]) -> Expr:
-    """``e`` with loops replaced."""
-    moved = map_linear(Let("value", ix.substitute(e, by)), _joined)
-    assert isinstance(moved, Let)
-    return moved.value
-
-
-def _contiguous(b: Buffer) -> bool:
-    return b.strides is None or b.strides == Buffer("", b.shape, b.dtype, b.role).stride
-
-
-def _element(b: Buffer, flat: Expr, ix: Indexer) -> Load | None:
-    """The element of ``b`` that lies ``flat`` elements from its first; None where strides overlap."""
-    if _contiguous(b):
-        return Load(b.name, (*(ZERO for _ in b.shape[1:]), flat), b.dtype) if b.shape else None
-    index: list[Expr] = [ZERO] * len(b.shape)
-    rest = flat
-    dims = sorted((d for d, n in enumerate(b.shape) if n > 1 and b.stride[d]), key=lambda d: -b.stride[d])
-    for k, d in enumerate(dims):
-        below = sum((b.shape[i] - 1) * b.stride[i] for i in dims[k + 1 :])
-        if b.stride[d] <= below:
-            return None
-        index[d] = ix.floordiv(rest, b.stride[d])
-        rest = ix.sub(rest, ix.scale(index[d], b.stride[d]))
-    return Load(b.name, tuple(index), b.dtype)
-
-
 def _pointwise(nest: LoopNest) -> bool:
     return all(
         isinstance(s, Let) or (isinstance(s, Store) and s.mode == "set" and s.mask is None) for s in nest.body
@@ -330,7 +171,7 @@ def _cheap(e: Expr) -> bool:
 @frozen
 class _Recogniser:
     parts: _Parts
-    softmax: _Softmax
+    softmax: Softmax
     ix: Indexer
     axes: Mapping[str, Axis]  # by the letters of `kevolve_core.ir.Attention`
 
@@ -341,7 +182,7 @@ class _Recogniser:
         weights, value = parts.call(parts.second).operands
         batch = left.shape[0] if len(left.shape) == 3 else 1
         m, k, n, w = left.shape[-2], left.shape[-1], right.shape[-1], value.shape[-1]
-        softmax = _softmax(parts.nest)
+        softmax = softmax_of(parts.nest)
         if softmax is None or weights.shape != (*left.shape[:-2], m, n) or min(batch, m, k, w) < 1 or n < 2:
             return None
         if max(k, w) > _LARGEST:
@@ -373,7 +214,7 @@ class _Recogniser:
             (key_of, self._within(key_of, "bkn")),
             (second.operands[1], self._within(second.operands[1], "bnw")),
         )
-        if score is None or {p.buffers[o.buffer].dtype for o, _ in operands} - _FLOATS:
+        if score is None or {p.buffers[o.buffer].dtype for o, _ in operands} - FLOATS:
             return None
         before = self._before([o.buffer for o, _ in operands])
         values = [self._operand(o, flat, before, k == 0) for k, (o, flat) in enumerate(operands)]
@@ -381,7 +222,7 @@ class _Recogniser:
         before = {at for at in before if _writes(p.steps[at]) <= taken}
         for k, (o, flat) in enumerate(operands):
             if values[k] is None or self._writer(o.buffer) not in before:
-                values[k] = _element(p.buffers[o.buffer], flat, self.ix)
+                values[k] = element(p.buffers[o.buffer], flat, self.ix)
         query, key, value = values
         if query is None or key is None or value is None:
             return None
@@ -423,7 +264,7 @@ class _Recogniser:
         if len(loads) != 1 or weights.buffer in nest.reads():
             return None
         load = next(iter(loads))
-        by = _placed(load, nest, buffers[product], self._flat("bmn"), self.ix)
+        by = placed(load, nest, buffers[product], self._flat("bmn"), self.ix)
         form = address(load, buffers[product])
         if by is None or form is None or load.mask is not None:
             return None
@@ -434,10 +275,10 @@ class _Recogniser:
         if math.prod(nest.extent(a) for a in inner) != n:
             return None
         index = [self.ix.substitute(e, by) for e in softmax.store.index]
-        stored = _joined(self.ix.dot(index, buffers[weights.buffer].stride))
+        stored = joined(self.ix.dot(index, buffers[weights.buffer].stride))
         if linear(stored) != linear(self._within(weights, "bmn")):
             return None
-        return _substituted(self.ix, softmax.score, by)
+        return substituted(self.ix, softmax.score, by)
 
     def _writer(self, buffer: str) -> int | None:
         writers = [k for k, s in enumerate(self.parts.program.steps) if buffer in _writes(s)]
@@ -465,13 +306,13 @@ class _Recogniser:
         nest, b = self.parts.program.steps[at], self.parts.program.buffers[operand.buffer]
         assert isinstance(nest, LoopNest)
         stores = [s for s in nest.body if isinstance(s, Store) and s.buffer == operand.buffer]
-        by = _placed(stores[0], nest, b, flat, self.ix) if len(stores) == 1 else None
+        by = placed(stores[0], nest, b, flat, self.ix) if len(stores) == 1 else None
         if by is None:
             return None
         lets = {s.name: s.value for s in nest.body if isinstance(s, Let)}
-        value = _substituted(self.ix, _inlined(stores[0].value, lets, {}), by)
+        value = substituted(self.ix, inlined(stores[0].value, lets, {}), by)
         loaded = {e.dtype for e in walk(value) if isinstance(e, Load)}
-        if not (once or _cheap(value)) or value.dtype not in _FLOATS or "float64" in loaded:
+        if not (once or _cheap(value)) or value.dtype not in FLOATS or "float64" in loaded:
             return None
         exact = isinstance(value, Load) or _is_cast(value) or b.dtype == "float32"
         return value if exact and value.dtype == b.dtype else Op("cast", (value,), b.dtype)
@@ -503,11 +344,11 @@ class _Recogniser:
         if len(loads) != 1 or not _pointwise(nest):
             return None
         load = next(iter(loads))
-        by = _placed(load, nest, output, self._flat("bmw"), self.ix) if load.mask is None else None
+        by = placed(load, nest, output, self._flat("bmw"), self.ix) if load.mask is None else None
         if by is None:
             return None
         axes = tuple(self.axes[x] for x in "bmw")
-        body = tuple(mapped(s, lambda e: _substituted(self.ix, e, by)) for s in nest.body)
+        body = tuple(mapped(s, lambda e: substituted(self.ix, e, by)) for s in nest.body)
         return LoopNest(nest.name, axes, len(axes), body, nest.covers, nest.anchor)
 
     def _movable(self, own: Sequence[int]) -> bool:

@@ -121,3 +121,13 @@ def test_a_run_of_a_backend_that_is_gone_is_kept_confidential(kevolve: Kevolve, 
     said = kevolve("kb", "learn", "run")
     assert "kept confidential" in said.err
     assert "confidential: true" in next((tmp_path / "mine").rglob("*.md")).read_text()
+
+
+@pytest.mark.parametrize("what", ["secrets/guidance/note.md", "secrets/guidance", "secrets"])
+def test_what_is_added_from_a_confidential_tree_stays_so(kevolve: Kevolve, tmp_path: Path, what: str) -> None:
+    (tmp_path / "secrets" / "guidance").mkdir(parents=True)
+    (tmp_path / "secrets" / "guidance" / "note.md").write_text(PAGE)
+    (tmp_path / "secrets" / ".confidential").touch()
+    assert kevolve("kb", "add", what).code == 0
+    (added,) = (tmp_path / "mine").rglob("note.md")
+    assert "confidential: true" in added.read_text()

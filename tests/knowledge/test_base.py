@@ -62,6 +62,7 @@ def test_a_page_reads_back_what_was_dumped() -> None:
         ("---\ntitle: x\nbottleneck: ram\n---\n", "'ram' is none of the bottlenecks"),
         ("---\ntitle: x\nconfidential: 'no'\n---\n", "'confidential' is not understood"),
         ("---\ntitle: x\nkind: poem\n---\n", "'kind' is not one"),
+        ("---\ntitle: x\ndata: {when: 2026-01-01}\n---\n", "'data' holds what JSON cannot say"),
     ],
 )
 def test_a_damaged_page_is_refused_with_its_reason(text: str, complaint: str) -> None:
@@ -146,3 +147,20 @@ def test_confidential_comes_from_page_folder_or_mark(tmp_path: Path) -> None:
         "hardware/nda/deep/marked": True,
     }
     assert [page.id for page in base.allowed(confidential=False).pages] == ["guidance/open"]
+
+
+def test_a_part_of_a_marked_tree_is_confidential_too(tmp_path: Path) -> None:
+    put(tmp_path, "secrets/guidance/x", "x")
+    (tmp_path / "secrets" / ".confidential").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "secrets" / "guidance")
+    for folder in (tmp_path / "secrets" / "guidance", tmp_path / "link"):
+        assert [p.confidential for p in KnowledgeBase.open([folder], shipped=False)] == [True]
+
+
+def test_a_page_derives_from_itself_and_what_it_notes() -> None:
+    page = Page("guidance/x", "x", "guidance", "text")
+    assert page.taint == frozenset()
+    assert page.tainted().taint == {"page:guidance/x"}
+    skill = page.tainted("backend:acme").tainted("page:a")
+    assert skill.taint == {"page:guidance/x", "backend:acme", "page:a"}
+    assert parse_page(dump_page(skill), "guidance/x").taint == skill.taint

@@ -170,6 +170,8 @@ def test_what_derives_from_something_confidential_is_confidential(
     with stored(tmp_path / "run", steps, **settings) as run:
         pages = distill(run, learned)
     assert [page.confidential for page in pages] == [True, True]
+    derived = {"backend": {"backend:vax"}, "settings": set(), "candidate": set()}[how]
+    assert [page.taint - {f"page:{page.id}"} for page in pages] == [derived, derived]
     book = SkillBook(tmp_path / "mine")
     book.enter(pages, accept=True)
     base = KnowledgeBase.open([tmp_path / "mine"], shipped=False)

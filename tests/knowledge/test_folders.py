@@ -49,7 +49,7 @@ def test_pages_of_a_backend_are_in_its_base(tmp_path: Path) -> None:
 
 def test_all_pages_of_a_confidential_backend_are_confidential(tmp_path: Path) -> None:
     base = base_for(registry(page(tmp_path, "guidance/own"), confidential=True), ["fake"])
-    assert base.page("guidance/own").confidential
+    assert base.page("guidance/own").taint == {"page:guidance/own", "backend:fake"}
     assert [p.id for p in base.allowed(confidential=False) if p.confidential] == []
 
 

@@ -52,15 +52,15 @@ def place(folder: Path | None = None, *, confidential: bool = False) -> Place:
     return Place(registry, "vax", registry.backend("vax"), DEVICE)
 
 
-def skill(folder: Path, *, confidential: bool) -> Path:
+def skill(folder: Path, *, confidential: bool, derived: tuple[str, ...] = (), backend: str = "vax") -> Path:
     data = {
         "genome": {"generator": "synth", "language": "cpp"}, "language": "cpp", "score": 2.0,
-        "backend": "vax", "arch": "v9", "signature": signature_of(SPEC).plain(),
+        "backend": backend, "arch": "v9", "signature": signature_of(SPEC).plain(),
     }  # fmt: skip
     page = Page(
         "skills/vax/x", "x", "skills", "text", sources=("a run",), data=data, confidential=confidential
     )
-    write_page(page, folder)
+    write_page(page.tainted(*derived) if derived else page, folder)
     return folder
 
 
@@ -78,6 +78,22 @@ def test_a_confidential_skill_warms_up_runs_of_a_confidential_backend_only(tmp_p
     folder = skill(tmp_path, confidential=True)
     assert warmed(place(folder)) == 0
     assert warmed(place(folder, confidential=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ({"derived": ("backend:vax",)}, 1),
+        ({"derived": ("backend:vax", "page:guidance/secret")}, 0),
+        ({"derived": ("backend:pdp",), "backend": "pdp"}, 0),
+        ({"backend": "pdp"}, 0),
+    ],
+)
+def test_no_genome_carries_what_its_run_is_not_tainted_with(
+    tmp_path: Path, origin: dict[str, Any], expected: int
+) -> None:
+    """A provider that may see one confidential backend sees nothing of another, nor of a page."""
+    assert warmed(place(skill(tmp_path, confidential=True, **origin), confidential=True)) == expected
 
 
 def test_a_language_that_was_asked_for_is_the_only_one_written() -> None:

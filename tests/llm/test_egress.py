@@ -188,3 +188,36 @@ def test_without_anybody_cleared_the_reason_is_said(tmp_path: Path) -> None:
     del tmp_path
     with pytest.raises(EgressError, match="provider 'p' may not see"):
         clear([Part("parent", "x", taint=frozenset({"page:a"}))], ("backend:*",), "p")
+
+
+def test_what_the_tuner_makes_of_a_tainted_kernel_is_tainted(tmp_path: Path) -> None:
+    """Numbers changed in a confidential source leave it confidential, with an open backend too."""
+    from kevolve_core.evolve import MixedGenerator
+    from kevolve_core.taint import inheriting, sources
+
+    text = f'# {CANARIES["source"]}\nKEVOLVE_TUNABLES = {{"B": [1, 2, 4]}}\nB = 2\n'
+    start = parent("llm", "", taint=["page:hardware/secret"])
+    start = evolve(start, files={"kernel.py": text + "def double(x):\n    return x\n"})
+    asked = proposal(6, operator="mutate", parents=(start,), evaluations={start.id: evaluation(start)})
+    wire = Wire()
+    found = made(wire, tmp_path, confidential="")
+    tuned = inheriting(
+        asyncio.run(MixedGenerator({"llm": found}).propose(evolve(asked, part="tuner"), 1))[0], (start,)
+    )
+    assert (tuned.origin.generator, sources(tuned)) == ("tuner", {"page:hardware/secret"})
+    propose(found, context(tuned, evaluation(tuned)))
+    assert wire.seen() == ["fact"]
+
+
+def test_a_search_notes_what_proposals_inherit() -> None:
+    from kevolve_core.taint import inheriting, sources
+
+    secret, clear = parent("llm", "a", taint=["page:x"]), parent("llm", "b", taint=[])
+    child = evolve(parent("acme", "c"), parents=(secret.id,))
+    assert sources(inheriting(child, (secret, clear))) == {"page:x"}
+    assert sources(inheriting(evolve(child, parents=(clear.id,)), (secret, clear))) == set()
+    assert sources(inheriting(evolve(child, parents=()), (secret, clear))) == {"page:x"}
+    grandchild = evolve(parent("acme", "d"), parents=(child.id,))
+    assert sources(inheriting(grandchild, (inheriting(child, (secret,)),))) == {"page:x"}
+    knowing = evolve(parent("llm", "e", taint=[]), parents=(secret.id,))
+    assert inheriting(knowing, (secret,)) is knowing, "a generator that wrote down from what is believed"

@@ -117,3 +117,47 @@ def test_lines_that_occur_twice_need_more_around_them() -> None:
     twice = Expected("kernel.py", "kernel.cpp", "f", BOTH | {"kernel.cpp": CPP + CPP})
     with pytest.raises(MalformedReplyError, match="occurs 2 times"):
         files_of(edit(LOOP, "y"), twice)
+
+
+DIFF = "@@ -1,4 +1,4 @@\n \n-    for (int64_t i = 0; i < n; ++i) x[i] = 0;\n+    go_on(x, n);\n }\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"`kernel.cpp`\n```diff\n{DIFF}```\n",
+        f"```diff\n--- a/kernel.cpp\n+++ b/kernel.cpp\n{DIFF}```\n",
+        f"```diff\n{DIFF}```\n",
+        f"`kernel.cpp`\n```\n--- kernel.cpp\n+++ kernel.cpp\n{DIFF.replace('-1,4 +1,4', '-7 +9')}```\n",
+        f"```diff\n{DIFF.replace(' }', '}').replace('@@ -1,4 +1,4 @@', '@@ ... @@')}\n```\n",
+    ],
+)
+def test_a_diff_is_an_edit_wherever_its_lines_stand(reply: str) -> None:
+    base = BOTH | {"kernel.cpp": CPP.replace(LOOP, f"\n{LOOP}\n}}\nvoid more() {{")}
+    expected = Expected("kernel.py", "kernel.cpp", "f", base)
+    assert files_of(reply, expected)["kernel.cpp"] == base["kernel.cpp"].replace(LOOP, "    go_on(x, n);")
+
+
+def test_a_diff_beside_the_whole_file_is_an_illustration() -> None:
+    reply = f"```diff\n{DIFF}```\nThe file:\n`kernel.cpp`\n```cpp\n{CPP}// new\n```\n"
+    assert files_of(reply, EDIT)["kernel.cpp"] == CPP + "// new\n"
+
+
+def test_a_diff_that_fits_nowhere_costs_no_evaluation() -> None:
+    with pytest.raises(MalformedReplyError, match=r"is not in `kernel.cpp`"):
+        files_of(f"`kernel.cpp`\n```diff\n{DIFF.replace('x[i] = 0', 'y[i] = 0')}```\n", EDIT)
+    with pytest.raises(MalformedReplyError, match="neither a file nor an edit"):
+        files_of(f"`kernel.cpp`\n```diff\n{DIFF}```\n", NEW)
+
+
+def test_reasoning_whose_beginning_the_template_wrote_is_no_part_of_the_answer() -> None:
+    thought = f"I try\n```python\n{PY}```\n<<<<<<< SEARCH\nno\n</think>\n"
+    reply = f"{thought}```python\n# kernel.py\n{PY}```\n```cpp\n{CPP}```\n"
+    assert files_of(reply, NEW)["kernel.cpp"] == CPP
+
+
+def test_edits_of_a_reply_that_was_cut_off_may_be_half_of_them() -> None:
+    with pytest.raises(MalformedReplyError, match="more changes may have been meant"):
+        files_of(edit(LOOP, "    go_on(x, n);"), EDIT, cut=True)
+    whole = f"`kernel.py`\n```python\n{PY}```\n\n`kernel.cpp`\n```cpp\n{CPP}// new\n```\nThis is fas"
+    assert files_of(whole, EDIT, cut=True)["kernel.cpp"] == CPP + "// new\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,14 @@ import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+import kevolve_core
+from kevolve_core import Registry
 from kevolve_core.cli.app import run as kevolve
+from kevolve_core.evolve import Evaluated, Event
+from kevolve_core.interfaces import Proposal
 from kevolve_core.knowledge import Page
 from kevolve_core.knowledge.experience.book import write_page
+from kevolve_core.model import Candidate, Origin
 from tests.double import plugin as toy
 from tests.mcp import secret_plugin
 from tests.mcp.secret_plugin import CANARY
@@ -219,3 +224,43 @@ def test_nothing_confidential_reaches_the_agent(home: Path, monkeypatch: pytest.
 
     speak(home, talk)
     speak(home, open_talk, "--allow-confidential")
+
+
+class Tainted(toy.ToyGenerator):
+    """As a language model that was shown a confidential page, and left another one out."""
+
+    async def propose(self, context: Proposal, n: int) -> Sequence[Candidate]:
+        notes = {
+            "taint": ["page:skills/x/embargo"] if context.sequence else [],
+            "left_out": [f"knowledge: A {CANARY} skill (confidential)"],
+        }
+        return [
+            made.with_origin(Origin("llm", context.operator, notes))
+            for made in await super().propose(context, n)
+        ]
+
+
+def test_a_run_that_used_a_confidential_page_gives_nothing_of_it_away(home: Path) -> None:
+    """Of a public backend: its other candidates may be read, its winner may not."""
+    registry = Registry()
+    registry.register(toy, name="toy")
+    evaluated: list[Event] = []
+    begun = kevolve_core.evolve(
+        home / "spec.yaml", registry=registry, generator=Tainted(), executor="toy", seed=1,
+        out=home / "mixed", budget="50c", on_event=evaluated.append,
+        stop=lambda: sum(isinstance(event, Evaluated) for event in evaluated) > 24,
+    )  # fmt: skip
+    assert begun.resumable
+    assert begun.best is not None
+    assert begun.best.origin.notes["taint"]
+    ids = [event.candidate_id for event in evaluated if isinstance(event, Evaluated)]
+
+    async def talk(ask: Ask) -> None:
+        open_one = await ask("read_run", run="mixed", candidate=ids[0])
+        assert open_one["candidate"]["origin"]["notes"]["left_out"] == ["knowledge (confidential)"]
+        assert CANARY not in json.dumps(open_one)
+        hidden = await ask("read_run", run="mixed", candidate=ids[-1])
+        assert hidden == {"candidate": {"id": ids[-1], "withheld": "confidential"}}
+        assert (await ask("read_run", run="mixed"))["profile_of_best"] is None
+
+    speak(home, talk)

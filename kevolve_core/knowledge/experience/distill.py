@@ -16,6 +16,7 @@ from kevolve_core.knowledge.operators import families, operators_of
 from kevolve_core.knowledge.page import Page
 from kevolve_core.model import Candidate, Device, Evaluation, content_hash
 from kevolve_core.store import RunStore
+from kevolve_core.taint import sources
 
 __all__ = ["Learned", "distill", "tainted"]
 
@@ -48,19 +49,21 @@ def distill(store: RunStore, learned: Learned) -> tuple[Page, ...]:
     """Skills under review: one about the winner, one a failure that was cured.
 
     They are confidential where the backend is, or any candidate of the run derives from confidential
-    knowledge (`tainted`), or the run's settings say so.
+    knowledge (`tainted`), or the run's settings say so. Who may see a skill has to be allowed to see all that
+    it derives from (`Page.taint`).
     """
     found = trials(store)
     secret = learned.confidential or bool(store.settings.get("confidential"))
     secret = secret or any(tainted(trial.candidate) for trial in found)
+    derived = frozenset({f"backend:{learned.backend}"} if learned.confidential else ())
+    derived = derived.union(*(sources(trial.candidate) for trial in found))
     pages = [*_winner(store, found, learned), *_cured(store.spec, found, learned)]
-    return tuple(page.tainted() if secret else page for page in pages)
+    return tuple(page.tainted(*derived) if secret else page for page in pages)
 
 
 def tainted(candidate: Candidate) -> bool:
     """A candidate derives from something confidential, as its generator noted."""
-    notes = candidate.origin.notes
-    return bool(notes.get("confidential") or notes.get("taint"))
+    return bool(candidate.origin.notes.get("confidential")) or bool(sources(candidate))
 
 
 def _winner(store: RunStore, found: Sequence[Trial], learned: Learned) -> Iterable[Page]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+from attrs import evolve
 
 from kevolve_core.errors import ProviderError, suggest
 from kevolve_core.llm.config import ProviderConfig
@@ -56,9 +58,19 @@ class Connection:
         """One attempt, free of keys whatever the server echoes. A gateway that knows ``Idempotency-Key``
         answers a repeated request without paying again."""
         headers = {**await self._headers(), "idempotency-key": f"kevolve-{request.key[:40]}"}
-        reply = await self._wire.send(endpoint, body, headers, fold)
-        text = self._credentials.scrub(reply.text)
-        return reply if text == reply.text else _with_text(reply, text)
+        try:
+            reply = await self._wire.send(endpoint, body, headers, fold)
+        except ProviderError as error:
+            if error.got is not None:  # what a fold found in the stream
+                error.got = self._clean(str(error.got))
+                error.args = (str(error),)
+            raise
+        return evolve(
+            reply,
+            text=self._clean(reply.text),
+            model=self._clean(reply.model),
+            request_id=self._clean(reply.request_id),
+        )
 
     async def check(self, model: str) -> None:
         """Ask which models there are; servers that do not say are believed.
@@ -70,6 +82,8 @@ class Connection:
         listed = (document or {}).get("data")
         names = [str(m.get("id")) for m in listed if isinstance(m, dict)] if isinstance(listed, list) else []
         if names and not (document or {}).get("has_more") and model not in names:
+            if await self._known(model):
+                return
             shown = ", ".join(sorted(names)[:8])
             near = suggest(model, names)
             raise ProviderError(
@@ -80,18 +94,25 @@ class Connection:
                 mend=near or f"it has: {shown}{', …' if len(names) > 8 else ''}",
             )
 
+    async def _known(self, model: str) -> bool:
+        """Whether the server has a model that it does not list: lists lack aliases (``…-latest``, a local
+        server's name without its tag)."""
+        try:
+            found = await self._wire.get(f"models/{quote(model, safe='')}", await self._headers())
+        except ProviderError:
+            return False
+        return bool(found and found.get("id"))
+
     async def close(self) -> None:
         await self._wire.close()
+
+    def _clean(self, text: str) -> str:
+        """Without keys, and without what no file holds: JSON may escape half a character."""
+        return self._credentials.scrub(text.encode("utf-8", errors="replace").decode())
 
     async def _headers(self) -> dict[str, str]:
         key = await self._credentials.key()
         return {**(self._authorise(key) if key else {}), **self._credentials.headers()}
-
-
-def _with_text(reply: Reply, text: str) -> Reply:
-    from attrs import evolve
-
-    return evolve(reply, text=text)
 
 
 def number(value: Any) -> int:
