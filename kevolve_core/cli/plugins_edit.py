@@ -84,8 +84,9 @@ def requirements(plugins_file: Path | None) -> None:
             got=str(file),
             mend="write a plugins.toml, or name one with --plugins FILE",
         )
+    listed = lines(read_plugins_file(file))  # first: of a file that is not valid nothing is printed
     click.echo(f"# what {file} lists, by `kevolve plugins requirements`")
-    for line in lines(read_plugins_file(file)):
+    for line in listed:
         click.echo(line)
 
 

@@ -157,9 +157,9 @@ class Bench:
         return {"device": device, "wall": wall}
 
     def pending(self, key: str, rounds: int) -> dict[str, float]:
-        """What was left to do after `synchronize`: medians of the time it reports for a call (``reported``),
-        of a call that is ended by a download instead (``forced``), and of that download alone
-        (``transfer``)."""
+        """What was left to do after `synchronize`: the least time it reports for a call (``reported``), for a
+        call that is ended by a download instead (``forced``), and for that download alone (``transfer``).
+        Whatever else a host does only adds to a time."""
         runner = self.runner
         seen: dict[str, list[float]] = {
             "reported": [],
@@ -191,7 +191,7 @@ class Bench:
             seen["first"].append(t1 - t0)
             seen["second"].append(time.perf_counter() - t1)
             seen.setdefault("call", []).append(self._call(key, i)[1])
-        return {name: median(values) for name, values in seen.items()}
+        return {name: min(values) for name, values in seen.items()}
 
     def stale(self) -> dict[str, Any]:
         """Whether a kernel that writes nothing returns the result of an earlier call from freed memory."""

@@ -126,30 +126,32 @@ def near_floor(subject: Subject) -> None:
 def synchronised(subject: Subject) -> None:
     """synchronize() returns when the work has ended: nothing is left for a download to wait for."""
     rounds = 1 if subject.queue_seconds else 7
-    with timing(subject.device):
-        found = subject.bench.call("pending", key="copy_twice", rounds=rounds)
-    work = found["forced"] - found["transfer"]
+    for _ in range(_TRIES):
+        with timing(subject.device):
+            found = subject.bench.call("pending", key="copy_twice", rounds=rounds)
+        work = found["forced"] - found["transfer"]
+        left = found["first"] - found["second"]
+        waits = found["reported"] >= 0.4 * work
+        if waits and left <= max(0.5 * (found["call"] + left), 2e-4):
+            return
     mend = (
         "wait in synchronize() for everything given to the device, on every stream or queue, and resolve "
-        "marks "
-        "only then"
+        "marks only then"
     )
-    if found["reported"] < 0.4 * work:
+    if not waits:
         raise fail(
             "a call to take as long when it is ended by synchronize as when it is ended by a download",
             got=f"{found['reported']:.3g} s, against {work:.3g} s beyond the transfer itself",
             where="Runner.synchronize",
             mend=mend,
         )
-    left = found["first"] - found["second"]
-    if left > max(0.5 * (found["call"] + left), 2e-4):
-        raise fail(
-            "a download right after synchronize to find nothing left to do",
-            got=f"the first took {left:.3g} s longer than a second one of the same buffer; the call and "
-            f"synchronize took {found['call']:.3g} s",
-            where="Runner.synchronize",
-            mend=mend,
-        )
+    raise fail(
+        "a download right after synchronize to find nothing left to do",
+        got=f"the first took {left:.3g} s longer than a second one of the same buffer; the call and "
+        f"synchronize took {found['call']:.3g} s",
+        where="Runner.synchronize",
+        mend=mend,
+    )
 
 
 def by_the_wall(subject: Subject) -> None:

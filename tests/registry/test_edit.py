@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kevolve_core.cli.app import run
 from kevolve_core.errors import ConfigError
 from kevolve_core.registry.config import read_plugins_file
 from kevolve_core.registry.edit import grant, switch
@@ -125,3 +126,12 @@ enabled = false
         f"# one: loaded from {tmp_path / 'one.py'}, nothing to install",
         "# gone: disabled",
     ]
+
+
+def test_of_a_file_that_is_not_valid_no_requirement_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, 'schema = 1\n[plugins.acme]\nversion = "newest"\n')
+    assert run(["plugins", "requirements", "--plugins", str(file)]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, "newest" in printed.err) == ("", True)
