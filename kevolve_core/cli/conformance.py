@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
@@ -84,7 +86,9 @@ def conformance(
             return 0
         plural = "s" if len(wanted) > 1 else ""
         say(console, f"{backend}, conformance tier{plural} {', '.join(map(str, wanted))}\n")
-        result = run_suite(subject, wanted, only=only, on_check=lambda report: _print(console, report))
+        # What a plugin prints in this process does not get into the JSON.
+        with redirect_stdout(sys.stderr) if to_stdout else nullcontext():
+            result = run_suite(subject, wanted, only=only, on_check=lambda report: _print(console, report))
     finally:
         subject.close()
     _print_end(console, result)

@@ -19,7 +19,7 @@ from kevolve_core.errors import SpecError
 from kevolve_core.kernelspec import Distribution, InputSpec
 from kevolve_core.spec.draw import draw_tensor
 
-__all__ = ["Drawing", "Scoped", "Tape", "recording", "replaying"]
+__all__ = ["Drawing", "Scoped", "Shaped", "Tape", "recording", "replaying"]
 
 Source = Callable[[Distribution, tuple[int, ...], str], torch.Tensor]
 Bound = Mapping[str, Any]
@@ -31,6 +31,8 @@ class Tape(TorchDispatchMode):  # type: ignore[misc]
     """While active, random operators take their values from ``source(distribution, shape, dtype)``.
     ``operators`` counts all that were seen."""
 
+    supports_higher_order_operators = True  # torch.cond and its kin, whose branches run unseen
+
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source = source
@@ -41,6 +43,8 @@ class Tape(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         self.operators += 1
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         if torch.Tag.nondeterministic_seeded not in func.tags and name not in {"random_", "random"}:
             return func(*args, **kwargs)
@@ -111,6 +115,33 @@ class Drawing(TorchFunctionMode):  # type: ignore[misc]
         if kwargs.get("generator") is not None or not torch.equal(before, torch.random.get_rng_state()):
             self.functions.add(func)
         return out
+
+
+_RECURRENT = frozenset([torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu])
+_OF_A_STEP = 8  # operators that a layer's step falls apart into, about; estimated
+
+
+class Shaped(TorchFunctionMode):  # type: ignore[misc]
+    """Recurrent layers that draw nothing give tensors of their results' shapes: without data there is nothing
+    to compute, and taking every step apart for ``tape`` to see takes a minute for 12 thousand."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func not in _RECURRENT or len(args) != 9 or kwargs or not isinstance(args[2], (list, tuple)):
+            return func(*args, **(kwargs or {}))
+        x, state, _, _, layers, dropout, training, both, batch_first = args
+        if dropout and training:
+            return func(*args)
+        hidden = state[0] if isinstance(state, (list, tuple)) else state
+        directions = 2 if both else 1
+        self._tape.operators += x.shape[1 if batch_first else 0] * layers * directions * _OF_A_STEP
+        out = x.new_empty((*x.shape[:-1], directions * hidden.shape[-1]))
+        return (out, *(torch.empty_like(s) for s in (state if hidden is not state else (state,))))
 
 
 class Scoped(TorchFunctionMode):  # type: ignore[misc]

@@ -21,7 +21,7 @@ from kevolve_core.spec.double import double_module, in_double
 from kevolve_core.spec.draw import VARIANTS, draw_tensor, generator, laid_out, takes_special
 from kevolve_core.spec.given import described_by_file, drawn_by_file
 from kevolve_core.spec.importing import filename_of, import_reference, user_code
-from kevolve_core.spec.randomness import Drawing, Scoped, recording, replaying
+from kevolve_core.spec.randomness import Drawing, Scoped, Shaped, recording, replaying
 from kevolve_core.spec.seeding import PROCESS, generator_states, seeded
 from kevolve_core.spec.undrawn import Undrawn
 
@@ -92,6 +92,8 @@ def _undrawn(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[Any, .
             made = _constructed(spec, case, seed)
     except SpecError:  # it looks at the values of its weights, or cannot be constructed: then so says this
         return (*_constructed(spec, case, seed), True)
+    if mode.looked:  # and did not mind an error
+        return (*_constructed(spec, case, seed), True)
     return (*made, not mode.skipped)
 
 
@@ -115,6 +117,7 @@ def _constructed(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[An
                     mend="name a class derived from torch.nn.Module, or a function",
                 )
             module.train(spec.mode == "train").requires_grad_(False)
+            _without_history(module)
         elif isinstance(target, type) or not callable(target):
             raise SpecError(
                 f"'{ref.symbol}' is not a function",
@@ -123,6 +126,15 @@ def _constructed(spec: KernelSpec, case: Case, seed: int) -> tuple[Any, tuple[An
                 mend="write kind: module for an nn.Module" if isinstance(target, type) else None,
             )
     return (target if module is None else module), args, kwargs
+
+
+def _without_history(module: torch.nn.Module) -> None:
+    """Plain tensors that were computed from weights, as pruning leaves some, lose how: autograd refuses
+    copies of the others."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                vars(part)[name] = value.detach()
 
 
 def _constructor_arguments(
@@ -296,7 +308,7 @@ def _trial(spec: KernelSpec, case: Case, plain: Callable[..., Any], found: list[
         try:
             target = _without_data(plain) if isinstance(plain, torch.nn.Module) else plain
             examples = example_inputs(spec, case)
-            with recording(generator(0, case.name, "trial"), found) as tape, torch.no_grad():
+            with recording(generator(0, case.name, "trial"), found) as tape, Shaped(tape), torch.no_grad():
                 target(*examples)
             return int(tape.operators)
         except Exception:  # it looks at values, or holds tensors that are not its state: run it in full

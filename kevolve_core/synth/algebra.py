@@ -122,6 +122,16 @@ class Readers:
         value = n.args[k] if k < len(n.args) else None
         return self.nodes[value.name] if isinstance(value, Ref) else None
 
+    def from_inputs(self, n: Node) -> bool:
+        """Whether ``n`` is computed from inputs; else it is the reference's own."""
+        stack, seen = [n.name], set[str]()
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                stack += references(self.nodes[name])
+        return any(self.nodes[name].op == "input" for name in seen)
+
     def reduction(self, n: Node) -> _Reduction | None:
         """``n`` as a sum or mean, seen through scalings."""
         if n.op not in _SUMS | _MEANS or n.kwargs.get("dtype") is not None:
@@ -217,7 +227,8 @@ def _by_sums(write: _Writer, kept: Node, summed: Node, dim: int) -> Node:
 
 
 def mean_of_convolution(graph: Graph) -> Graph:
-    """A sum or mean of a convolution over all positions is a product of weights and sums over windows."""
+    """A sum or mean of a convolution over all positions is a product of weights and sums over windows. Not of
+    weights that are inputs: an infinite one would meet a sum, in place of elements of both signs."""
     return _rewritten(graph, _summed_convolution)
 
 
@@ -231,6 +242,8 @@ def _summed_convolution(n: Node, readers: Readers) -> list[Node] | None:
     shape = conv.tensor.shape
     rank = len(shape) - 2
     if x is None or weight is None or groups != 1 or len(weight.tensor.shape) != len(shape):
+        return None
+    if readers.from_inputs(weight):
         return None
     channels = shape[1]
     if found.dims != frozenset(range(2, len(shape))) or channels < _LEAST_CHANNELS:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from kevolve_core.errors import CaptureError
 from kevolve_core.synth import attention, decompositions
 from kevolve_core.synth.graph import Dtype, Graph, Node, Ref, TensorType
 from kevolve_core.synth.recurrent import OPERATORS, layer
+from kevolve_core.synth.refusals import depends, refusal, user_line
 from kevolve_core.synth.unchecked import UNCHECKED, unvalidated
 
 __all__ = ["capture", "dtype_name"]
@@ -34,7 +34,8 @@ _DTYPES = frozenset(
 )
 #: What only library operators compute with, between others.
 _COMPLEX = frozenset(["complex64", "complex128"])
-_LIBRARY_FOLDERS = ("/torch/", "/kevolve_core/")
+#: Methods that give away memory, which a traced tensor does not have: what is read there is no value.
+_MEMORY = frozenset(getattr(torch.Tensor, n) for n in ("numpy", "__array__", "__dlpack__"))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -95,7 +96,7 @@ def capture(
     except CaptureError:
         raise
     except Exception as error:
-        raise _capture_error(error, tracer, where) from error
+        raise refusal(error, tracer.line, where) from error
     _drop_overwritten(traced)
     return _converted(traced, state, module if module is not None else call, inputs, structure[0], where)
 
@@ -218,49 +219,17 @@ class _Lines(TorchFunctionMode):  # type: ignore[misc]
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        self.line = _user_line(sys._getframe(1)) or self.line
+        self.line = user_line(sys._getframe(1)) or self.line
         fx_traceback.set_stack_trace([self.line])
         name = getattr(func, "__name__", "")
+        if func in _MEMORY or (func is torch.Tensor.tolist and torch._is_functional_tensor(args[0])):
+            raise depends(f"Tensor.{name}", self.line)
         if name in OPERATORS and len(args) == 9 and not kwargs:
             whole = layer(name, *args)
             if whole is not None:
                 return whole
         func = UNCHECKED.get(func, func)
         return func(*args, **(kwargs or {}))
-
-
-def _user_line(frame: FrameType | None) -> str:
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not any(folder in file for folder in _LIBRARY_FOLDERS):
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
-
-
-def _capture_error(error: Exception, tracer: _Lines, where: str) -> CaptureError:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    kind = type(error).__name__
-    line = tracer.line
-    trace = error.__traceback__
-    while trace is not None:
-        line = _user_line_of(trace) or line
-        trace = trace.tb_next
-    if kind in {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}:
-        return CaptureError(
-            "the reference's shapes or control flow depend on the values of its inputs",
-            got=text,
-            where=line or where,
-            mend="use torch.where or a mask in place of a Python condition, .item() or boolean indexing",
-        )
-    return CaptureError(
-        "the reference cannot be captured as an operator graph", got=f"{kind}: {text}", where=line or where
-    )
-
-
-def _user_line_of(trace: Any) -> str:
-    file = trace.tb_frame.f_code.co_filename
-    return "" if any(f in file for f in _LIBRARY_FOLDERS) else f"{file}:{trace.tb_lineno}"
 
 
 class _Converter:
@@ -376,15 +345,16 @@ def _converted(
         if node.op == "param":
             seen.add(node.source)
         nodes.append(node)
-    unused = [_attribute(f"p_{k}", t, key_of) for k, t in known.items() if k not in seen]
-    return Graph((*(n for n in unused if n.op == "param"), *nodes), outputs, structure)
+    # Also a name that shares its tensor with one in use: the state_dict has both.
+    unused = [_parameter(f"p_{k}", t, k) for k, t in known.items() if k not in seen]
+    return Graph((*unused, *nodes), outputs, structure)
 
 
 def _attribute(name: str, value: torch.Tensor, key_of: Mapping[int, str]) -> Node:
     """A tensor the reference holds: a parameter where the state_dict has it, else a literal."""
-    kind = TensorType(tuple(value.shape), dtype_name(value.dtype), tuple(value.stride()))
     if id(value) in key_of:
-        return Node(name, "param", type=kind, source=key_of[id(value)])
+        return _parameter(name, value, key_of[id(value)])
+    kind = _type_of(value)
     if value.numel() > _CONSTANT_LIMIT:
         raise CaptureError(
             "the reference holds a large tensor that is not in its state_dict",
@@ -393,3 +363,11 @@ def _attribute(name: str, value: torch.Tensor, key_of: Mapping[int, str]) -> Nod
         )
     dense = TensorType(kind.shape, kind.dtype, tuple(value.contiguous().stride()))
     return Node(name, "constant", type=dense, data=tuple(value.detach().reshape(-1).tolist()))
+
+
+def _parameter(name: str, value: torch.Tensor, key: str) -> Node:
+    return Node(name, "param", type=_type_of(value), source=key)
+
+
+def _type_of(value: torch.Tensor) -> TensorType:
+    return TensorType(tuple(value.shape), dtype_name(value.dtype), tuple(value.stride()))

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -95,6 +96,18 @@ class Bench:
             elif not torch.equal(got.cpu(), x):
                 wrong.append(f"{int((got.cpu() != x).sum())} of {x.numel()} elements differ")
         return wrong
+
+    def answers_itself(self) -> bool:
+        """Whether the output of a kernel that writes nothing is its argument: then it is the same buffer."""
+        program, runner = self._use("empty"), self.runner
+        x = self._argument("empty", 7)  # stays: freed memory of the host would hold it, too
+        buffer = runner.upload(x)
+        runner.poison(x.numel() * x.element_size())  # nor does free memory of the device hold a copy
+        runner.synchronize()
+        output = program(buffer)
+        runner.synchronize()
+        got = runner.download(output)
+        return isinstance(got, torch.Tensor) and got.shape == x.shape and torch.equal(got.cpu(), x)
 
     def round_trips(self, dtypes: Sequence[str], shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Upload and download of every dtype, shape and layout: what came back changed, what is
@@ -228,9 +241,9 @@ class Bench:
         def counters() -> str:
             found = runner.counters()
             good = isinstance(found, Mapping) and all(
-                isinstance(k, str) and isinstance(v, (int, float)) for k, v in found.items()
+                isinstance(k, str) and isinstance(v, (int, float)) and isfinite(v) for k, v in found.items()
             )
-            return "" if good else f"counters() gives {found!r:.200}, not a mapping of names to numbers"
+            return "" if good else f"counters() gives {found!r:.200}, no mapping of names to finite numbers"
 
         def foreign() -> str:
             found = runner.foreign_activity()

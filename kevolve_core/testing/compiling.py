@@ -187,8 +187,7 @@ def target(subject: Subject) -> None:
 
 
 def fingerprint(subject: Subject) -> None:
-    """Equal source gives equal keys, also in another process; other source or another size gives another
-    key."""
+    """Equal source gives equal keys, also in another process; other source gives another key."""
     p = subject.probes
     spec = subject.spec(p.elements)
     first = str(subject.compile(p.copy).key)
@@ -235,7 +234,8 @@ def _natives_differ(a: Candidate, b: Candidate) -> bool:
 
 
 def cache(subject: Subject) -> None:
-    """A second compile of the same source comes from the cache, with the same binaries."""
+    """A second compile of the same source comes from the cache, with the same binaries, and that of another
+    one does not."""
     first = subject.compile(subject.probes.copy)
     compiler = subject.backend.compiler(subject.device)
     spec = subject.spec(subject.probes.elements)
@@ -254,6 +254,16 @@ def cache(subject: Subject) -> None:
             got=f"{dict(second.binaries)}, not {dict(first.binaries)}",
             mend="name the cache's entry by the key",
         )
+    copy, empty = subject.probes.copy, subject.probes.empty
+    other = subject.compile(empty)
+    for name, path in first.binaries.items():
+        if copy.files.get(name) != empty.files.get(name) and other.binaries.get(name) == path:
+            raise fail(
+                "another binary for another source",
+                got=f"{path} for the probes 'copy' and 'empty' both",
+                where="Artifact.binaries",
+                mend="name the cache's entry by the key, not by the file's name",
+            )
 
 
 def threads(subject: Subject) -> None:

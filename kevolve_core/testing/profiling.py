@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from kevolve_core.interfaces import Work
 from kevolve_core.model import Evidence, Profile
-from kevolve_core.testing.checks import Check, fail
+from kevolve_core.testing.checks import Check, SkippedError, fail
 from kevolve_core.testing.subject import Subject
 
 __all__ = ["ANALYTIC", "CHECKS"]
@@ -23,25 +25,26 @@ def _work(n: int) -> Work:
     return Work(bytes=8.0 * n, flops=float(n))
 
 
-def _profile(subject: Subject, key: str, *, with_counters: bool = True) -> tuple[Profile, float, int]:
-    """(profile, seconds, n) of one copy probe, from counters taken around its calls."""
+def _profile(subject: Subject, key: str) -> tuple[Profile, Mapping[str, Any], int]:
+    """(profile, counters and seconds it was made from, n) of one copy probe, taken around its calls."""
     p = subject.probes
     candidate, n = (p.copy, p.elements) if key == "copy" else (p.copy_twice, 2 * p.elements)
     counted = subject.bench.call("counted", key=key)
     spec = subject.spec(n)
     profiler = subject.backend.profiler(subject.device)
     assert profiler is not None
-    counters = counted["counters"] if with_counters else {}
     artifact = subject.compile(candidate, n)
-    made = profiler.profile(spec, spec.cases[0], _work(n), counted["seconds"], artifact, counters)
+    made = profiler.profile(spec, spec.cases[0], _work(n), counted["seconds"], artifact, counted["counters"])
     if not isinstance(made, Profile):
         raise fail("a Profile", got=type(made).__name__, mend="return kevolve_core.model.Profile(…)")
-    return made, counted["seconds"], n
+    return made, counted, n
 
 
 def consistent(subject: Subject) -> None:
-    """The roofline is that of the work it was given, and the bottleneck and hints are readable."""
-    made, seconds, n = _profile(subject, "copy")
+    """The roofline is that of the work it was given, no counter is negative, and the bottleneck and hints are
+    readable."""
+    made, counted, n = _profile(subject, "copy")
+    seconds = counted["seconds"]
     if made.evidence not in set(Evidence):
         raise fail(f"evidence from {', '.join(Evidence)}", got=made.evidence, mend="use the manifest's")
     if made.evidence == Evidence.MEASURED and not subject.measured:
@@ -57,6 +60,15 @@ def consistent(subject: Subject) -> None:
         )
     if not all(isinstance(hint, str) and hint.strip() for hint in made.hints):
         raise fail("hints that are sentences", got=made.hints, mend="leave out empty ones")
+    for name, value in made.counters.items():
+        if not isinstance(value, (int, float)) or not 0.0 <= value < math.inf:
+            raise fail(
+                "counters to be finite numbers, not below zero: what one call did",
+                got=f"{name} = {value!r}",
+                where="Profile.counters, Runner.counters",
+                mend="Runner.counters() gives running totals, which never fall and are not set back; the kit "
+                "takes the difference over a call",
+            )
     r = made.roofline
     if r is None:
         return
@@ -87,8 +99,17 @@ def consistent(subject: Subject) -> None:
 
 def analytic(subject: Subject) -> None:
     """Counters of bytes and launches agree with what a copy must do, and double with it."""
+    held = False
     for key in ("copy", "copy_twice"):
-        made, _, n = _profile(subject, key)
+        made, counted, n = _profile(subject, key)
+        if "counters" in subject.device.capabilities and not counted["counters"]:
+            raise fail(
+                "a counter, since the device declares 'counters'",
+                got="none",
+                where="Runner.counters",
+                mend="return the device's running totals, or leave 'counters' out of the capabilities",
+            )
+        held = held or any(name in made.counters for name in ANALYTIC)
         want = {"bytes_read": 4.0 * n, "bytes_written": 4.0 * n, "launches": 1.0}
         for name in ANALYTIC:
             got = made.counters.get(name)
@@ -100,6 +121,8 @@ def analytic(subject: Subject) -> None:
                     mend="count what one call does; a name from "
                     f"{', '.join(ANALYTIC)} is in bytes (or calls) a call",
                 )
+    if not held:
+        raise SkippedError(f"no counter is called {', '.join(ANALYTIC)}: nothing to hold against a copy")
 
 
 def invented(subject: Subject) -> None:

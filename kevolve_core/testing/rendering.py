@@ -3,10 +3,11 @@ do."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from kevolve_core.errors import KevolveError, UnsupportedError
-from kevolve_core.interfaces import Renderer
+from kevolve_core.interfaces import Backend, Renderer
 from kevolve_core.ir import (
     Axis,
     Buffer,
@@ -21,30 +22,52 @@ from kevolve_core.ir import (
 )
 from kevolve_core.ir import Store as StoreStatement
 from kevolve_core.kernelspec import KernelSpec
+from kevolve_core.model import Device
+from kevolve_core.serial import to_plain
 from kevolve_core.space import Point
 from kevolve_core.testing.checks import Check, SkippedError, fail
+from kevolve_core.testing.child import run_child
 from kevolve_core.testing.numerics import pointwise, printable, programs_of, refusal
 from kevolve_core.testing.subject import Subject
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "renderable"]
 
 _SYNTH = frozenset({"synth"})
 _DTYPE = "kevolve_no_such_dtype"
 
 
-def _renderable(subject: Subject) -> tuple[KernelSpec, tuple[Program, ...], Renderer, dict[str, Point]]:
+#: Prints what the check printed, where sets and `hash` have another order.
+_ELSEWHERE = """
+from kevolve_core.interfaces import BackendRef
+from kevolve_core.model import Device
+from kevolve_core.registry import load_backend
+from kevolve_core.serial import from_plain
+from kevolve_core.testing.rendering import renderable
+
+backend = load_backend(from_plain(BackendRef, request["ref"]))
+spec, programs, renderer, choices = renderable(backend, from_plain(Device, request["device"]))
+answer = dict(renderer.render(spec, programs, choices).files)
+"""
+
+
+def renderable(
+    backend: Backend, device: Device
+) -> tuple[KernelSpec, tuple[Program, ...], Renderer, dict[str, Point]]:
     """A small spec that the first renderer prints, its programs, and the default schedule."""
-    for language, renderer in _renderers(subject).items():
+    for language, renderer in backend.renderers().items():
         found = printable(renderer)
         if found is not None:
             programs = programs_of(found)
             steps = {step.name: step for program in programs for step in program.steps}
             choices: dict[str, Point] = {
-                name: subject.backend.schedule_space(step, subject.device, language).default()
-                for name, step in steps.items()
+                name: backend.schedule_space(step, device, language).default() for name, step in steps.items()
             }
             return found, programs, renderer, choices
     raise SkippedError("no renderer prints the kit's programs: see synth.prints")
+
+
+def _renderable(subject: Subject) -> tuple[KernelSpec, tuple[Program, ...], Renderer, dict[str, Point]]:
+    return renderable(subject.backend, subject.device)
 
 
 def _renderers(subject: Subject) -> Mapping[str, Renderer]:
@@ -89,22 +112,35 @@ def prints(subject: Subject) -> None:
 
 
 def deterministic(subject: Subject) -> None:
-    """The same program and schedule give the same source, by any instance of the renderer."""
+    """The same program and schedule give the same source, by any instance of the renderer in any process."""
     spec, programs, renderer, choices = _renderable(subject)
     first = renderer.render(spec, programs, choices)
     again = _renderers(subject)[renderer.language].render(spec, programs, dict(reversed(choices.items())))
-    if dict(first.files) != dict(again.files):
-        name = next(n for n in first.files if first.files[n] != again.files.get(n))
-        lines = list(
-            zip(first.files[name].splitlines(), again.files.get(name, "").splitlines(), strict=False)
-        )
-        differing = next(((a, b) for a, b in lines if a != b), ("", "a missing or longer file"))
+    _same(first.files, again.files)
+    request = {"ref": to_plain(subject.ref), "device": to_plain(subject.device)}
+    ended = run_child(_ELSEWHERE, request, 300.0, {**os.environ, "PYTHONHASHSEED": "1"})
+    if ended.fault:
         raise fail(
-            "rendering to be a function of its arguments",
-            got=f"{differing[0].strip()!r}, then {differing[1].strip()!r}",
-            where=name,
-            mend="no counter that outlives a call, no set's order, no time in names and comments",
+            "rendering to succeed in another process, too",
+            got=f"the process {ended.fault}\n{ended.printed}",
+            where="renderers()",
+            mend="use nothing that only this process has",
         )
+    _same(first.files, ended.answer)
+
+
+def _same(first: Mapping[str, str], again: Mapping[str, str]) -> None:
+    if dict(first) == dict(again):
+        return
+    name = next(n for n in (*first, *again) if first.get(n) != again.get(n))
+    lines = list(zip(first.get(name, "").splitlines(), again.get(name, "").splitlines(), strict=False))
+    differing = next(((a, b) for a, b in lines if a != b), ("", "a missing or longer file"))
+    raise fail(
+        "rendering to be a function of its arguments",
+        got=f"{differing[0].strip()!r}, then {differing[1].strip()!r}",
+        where=name,
+        mend="no counter that outlives a call, no set's order, no time in names and comments",
+    )
 
 
 def legal(subject: Subject) -> None:

@@ -50,7 +50,7 @@ def copied(subject: Subject) -> None:
 
 
 def copies(subject: Subject) -> None:
-    """The copy probe, loaded and called through the runner alone, copies."""
+    """The copy probe, loaded and called through the runner alone, copies into a buffer of its own."""
     if wrong := subject.bench.call("copies", key="copy"):
         raise fail(
             "the copy probe's output to equal its argument after synchronize",
@@ -58,6 +58,14 @@ def copies(subject: Subject) -> None:
             where="Runner.load, the probe's call, Runner.download",
             mend="return a new device buffer of the argument's shape, which download() turns into a CPU "
             "tensor",
+        )
+    if subject.bench.call("answers_itself"):
+        raise fail(
+            "the output of a kernel to be a buffer of its own",
+            got="the empty probe, which writes nothing, gives back its argument",
+            where="Runner.load, the probe's call",
+            mend="allocate outputs: what shares its memory with an input changes with it, and a copy that "
+            "copies nothing passes for one",
         )
 
 

@@ -21,6 +21,8 @@ _TRIES = 4
 _DOUBLE = (1.5, 2.8)
 #: An empty kernel's share of the copy's time at most (estimated).
 _EMPTY = 0.5
+#: A simulated copy takes at most so many times its floor: a wrong unit is more (estimated).
+_SLOWEST = 300.0
 #: A reported time is at least this share of the wall time of a call that waits for its end, on a device
 #: without a queue, beyond an overhead of the call (estimated).
 _WALL, _OVERHEAD = 0.5, 200e-6
@@ -83,7 +85,8 @@ def doubles(subject: Subject) -> None:
 
 
 def near_floor(subject: Subject) -> None:
-    """An empty kernel takes little, and no honest kernel is faster than the floor."""
+    """An empty kernel takes little, and no honest kernel is faster than the floor, nor a thousand times
+    slower."""
     one, _, empty = _medians(subject)
     if empty > _EMPTY * one:
         raise fail(
@@ -110,6 +113,14 @@ def near_floor(subject: Subject) -> None:
                 where="Profiler.floor",
                 mend="compulsory bytes over the best bandwidth that was measured, plus the shortest launch",
             )
+    # No clock of this machine tells a simulator's milliseconds from seconds; its own ceilings do.
+    if not subject.measured and one > _SLOWEST * floor > 0.0:
+        raise fail(
+            f"a copy to take at most {_SLOWEST:.0f} times its floor",
+            got=f"{one:.3g} s, and a floor of {floor:.3g} s",
+            where="Runner.elapsed, Profiler.floor",
+            mend="return seconds, and give the ceilings in bytes and operations a second",
+        )
 
 
 def synchronised(subject: Subject) -> None:
@@ -145,8 +156,6 @@ def by_the_wall(subject: Subject) -> None:
     """Measured times agree with this machine's clock."""
     if not subject.measured:
         raise SkippedError(f"times are {subject.manifest.evidence}: no clock of this machine measures them")
-    if subject.queue_seconds:
-        raise SkippedError("a launch waits in a queue: the wall shows the queue, not the kernel")
     _medians(subject)
     times = _times(subject)
     for key in ("copy", "copy_twice"):
@@ -158,6 +167,8 @@ def by_the_wall(subject: Subject) -> None:
                 where="Runner.elapsed",
                 mend="return seconds, from the clock that the marks were taken on",
             )
+        if subject.queue_seconds:
+            continue  # what else passed was the queue's
         # The least disturbed call: waking up from a wait is nobody's time.
         gap = min(w - r for r, w in zip(reported, wall, strict=True))
         if gap > _OVERHEAD + (1 / _WALL - 1) * median(reported):

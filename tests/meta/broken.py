@@ -215,6 +215,17 @@ class SharedScratch(ToyCompiler):
         return super().compile(candidate, spec, case, target)
 
 
+class CachesByFileName(ToyCompiler):
+    def compile(self, candidate: Candidate, spec: KernelSpec, case: Case, target: Target) -> Artifact:
+        made = super().compile(candidate, spec, case, target)
+        built = self.cache.root / f"by-name-{os.getpid()}" / candidate.entry
+        if cached := built.exists():
+            return attrs.evolve(made, binaries={candidate.entry: str(built)}, cached=cached)
+        built.parent.mkdir(parents=True, exist_ok=True)
+        built.write_text(Path(made.binaries[candidate.entry]).read_text())
+        return attrs.evolve(made, binaries={candidate.entry: str(built)}, cached=False)
+
+
 class WrongBinaries(ToyCompiler):
     def compile(self, candidate: Candidate, spec: KernelSpec, case: Case, target: Target) -> Artifact:
         made = super().compile(candidate, spec, case, target)
@@ -230,6 +241,7 @@ unstable_fingerprint = _compiled_by(UnstableFingerprint)
 one_key_for_all = _compiled_by(OneKeyForAll)
 never_caches = _compiled_by(NeverCaches)
 shared_scratch = _compiled_by(SharedScratch)
+caches_by_file_name = _compiled_by(CachesByFileName)
 wrong_binaries = _compiled_by(WrongBinaries)
 
 
@@ -254,6 +266,7 @@ class IllegalDefault(ToyBackend):
 
 
 illegal_default = Plugin(IllegalDefault)
+hash_ordered_renderer = _rendered_by("HashOrderedRenderer")
 counting_renderer = _rendered_by("CountingRenderer")
 boundless_renderer = _rendered_by("BoundlessRenderer")
 tail_dropping_renderer = _rendered_by("TailDroppingRenderer")
@@ -276,11 +289,14 @@ def _run_by(name: str, manifest: Manifest = MANIFEST) -> Plugin:
 
 
 aliasing_upload = _run_by("AliasingUpload")
+ignores_strides = _run_by("IgnoresStrides")
+returns_its_input = _run_by("ReturnsItsInput")
 narrowing_download = _run_by("NarrowingDownload")
 lossy_copy = _run_by("LossyCopy")
 leaks_the_reference = _run_by("LeaksTheReference")
 false_alarm = _run_by("FalseAlarm")
 lying_timer = _run_by("LyingTimer")
+milliseconds = _run_by("Milliseconds")
 missing_synchronise = _run_by("MissingSynchronise")
 counts_the_host = _run_by("CountsTheHost")
 measured_simulator = _run_by("ToyRunner", _MEASURED)
@@ -291,6 +307,8 @@ leaks_buffers = _run_by("LeaksBuffers")
 leaves_a_process = _run_by("LeavesAProcess")
 leaves_a_file = _run_by("LeavesAFile")
 halves_its_counters = _run_by("HalvesItsCounters")
+counts_down = _run_by("CountsDown")
+counts_nothing = _run_by("CountsNothing")
 
 
 # --- profiling

@@ -22,7 +22,7 @@ from kevolve_toy.plugin import ToyRunner
 from kevolve_core.hosting import DeviceArray
 from kevolve_core.ir import Program, Step
 from kevolve_core.kernelspec import KernelSpec
-from kevolve_core.model import Candidate
+from kevolve_core.model import Artifact, Candidate
 from kevolve_core.space import Point
 
 LEFT = "kevolve-broken-backend-left-this"
@@ -39,6 +39,18 @@ class CountingRenderer(ToyRenderer):
         made = super().render(spec, programs, choices)
         text = made.files["kernel.toy"] + f'["case", "unused_{next(_calls)}", "", null]\n'
         return attrs.evolve(made, files={"kernel.toy": text})
+
+
+class HashOrderedRenderer(ToyRenderer):
+    """Prints names in the order of a set, which every process has its own of."""
+
+    def render(
+        self, spec: KernelSpec, programs: Sequence[Program], choices: Mapping[str, Point]
+    ) -> Candidate:
+        made = super().render(spec, programs, choices)
+        names = {f"unused_{n}" for n in range(12)}
+        lines = "".join(f'["case", "{name}", "", null]\n' for name in names)
+        return attrs.evolve(made, files={"kernel.toy": made.files["kernel.toy"] + lines})
 
 
 class BoundlessRenderer(ToyRenderer):
@@ -73,6 +85,31 @@ class AliasingUpload(ToyRunner):
         if tensor.numel():
             buffer.memory = tensor.detach().as_strided((buffer.memory.size,), (1,)).numpy()
         return buffer
+
+
+class IgnoresStrides(ToyRunner):
+    """Takes every tensor to be dense."""
+
+    def upload(self, tensor: Any, *, guarded: bool = False) -> DeviceArray:
+        buffer = super().upload(tensor, guarded=guarded)
+        dense = torch.empty(tensor.shape, device="meta").stride()
+        return attrs.evolve(buffer, strides=dense)
+
+
+class ReturnsItsInput(ToyRunner):
+    """A probe's answer is the buffer that it was given."""
+
+    def load(self, artifact: Artifact, candidate_dir: Path) -> Any:
+        program = super().load(artifact, candidate_dir)
+        if hasattr(program, "probe"):
+            run_probe = program.probe
+
+            def probe(x: DeviceArray) -> DeviceArray:
+                run_probe(x)
+                return x
+
+            program.probe = probe
+        return program
 
 
 class NarrowingDownload(ToyRunner):
@@ -119,6 +156,13 @@ class LyingTimer(ToyRunner):
 
     def elapsed(self, start: float, end: float) -> float:
         return 5e-6
+
+
+class Milliseconds(ToyRunner):
+    """Its clock gives milliseconds."""
+
+    def elapsed(self, start: float, end: float) -> float:
+        return 1e3 * super().elapsed(start, end)
 
 
 class MissingSynchronise(ToyRunner):
@@ -205,3 +249,18 @@ class HalvesItsCounters(ToyRunner):
     def counters(self) -> Mapping[str, float]:
         found = super().counters()
         return {name: value / 2 if name.startswith("bytes") else value for name, value in found.items()}
+
+
+class CountsDown(ToyRunner):
+    """Gives what is left of a quota, which falls."""
+
+    def counters(self) -> Mapping[str, float]:
+        found = super().counters()
+        return {**found, "cycles_left": 1e12 - found.get("cycles", 0.0)}
+
+
+class CountsNothing(ToyRunner):
+    """Declares counters and has none."""
+
+    def counters(self) -> Mapping[str, float]:
+        return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,7 @@ from kevolve_core.registry import ENTRY_POINT_GROUP, Registry
 from kevolve_core.registry.source import PluginSource
 from kevolve_core.scaffold import scaffold
 from kevolve_core.spec import load_spec
+from tests.registry.conftest import Site
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +66,34 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
     code = run(["plugin", "new", "acme", "--out", str(tmp_path / "kevolve-acme")])
     out = capsys.readouterr().out
     assert (code, "kevolve conformance acme --tier 0" in out) == (0, True)
+
+
+def test_the_commands_it_prints_can_be_pasted_from_a_folder_with_a_space(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new chip's"
+    assert run(["plugin", "new", "newchip", "--out", str(folder)]) == 0
+    printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert printed[0] == ["pip", "install", "--editable", str(folder)]
+    assert printed[2][2] == str(folder / "scale_tanh.yaml")
+
+
+def test_a_name_that_an_installed_plugin_has_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    site = Site(tmp_path / "site")
+    site.metadata("kevolve-newchip", "1.0", "newchip = fake_newchip")
+    site.metadata("other-vendor", "1.0", "otherchip = fake_otherchip")
+    monkeypatch.syspath_prepend(str(site.lib))
+    for name in ("newchip", "otherchip", "freechip"):
+        assert run(["plugin", "new", name, "--out", str(tmp_path / name)]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: kevolve-newchip offers a plugin 'newchip' here already, and installing this one replaces it; "
+        "another name keeps both",
+        "note: other-vendor offers a plugin 'otherchip' here already; another name keeps both",
+    ]
 
 
 def test_no_mark_of_a_template_is_left_and_nothing_is_missing(tmp_path: Path) -> None:

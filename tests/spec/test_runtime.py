@@ -427,50 +427,6 @@ def test_inputs_that_are_made_from_data_are_drawn_and_described() -> None:
     assert example_inputs(spec, spec.cases[0])[0].shape == (16, 8)
 
 
-_LAYERS = """
-import torch
-
-
-class Model(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.wide = torch.nn.Linear(2048, 1024)
-        self.scale = torch.nn.Parameter(torch.randn(1024, 1024) * 0.5)
-        self.own = torch.randn(2)
-
-    def forward(self, x):
-        return self.wide(x) @ self.scale {use}
-"""
-
-
-def test_large_weights_are_left_undrawn_where_only_types_count() -> None:
-    spec = spec_of(_LAYERS.format(use=""), {"x": [2, 2048]})
-    found = load_reference(spec, spec.cases[0], 0, undrawn=True)
-    assert not found.drawn
-    assert found.module is not None
-    assert found.module.wide.weight.shape == (1024, 2048)
-    assert load_reference(spec, spec.cases[0], 0).drawn
-
-
-def test_a_constant_of_the_reference_is_what_its_seed_draws() -> None:
-    from kevolve_core.synth.reference import graph_of
-
-    spec = spec_of(_LAYERS.format(use="+ self.own.sum()"), {"x": [2, 2048]})
-    drawn = load_reference(spec, spec.cases[0], 0)
-    assert drawn.module is not None
-    (constant,) = (n.data for n in graph_of(spec, spec.cases[0]).nodes if n.op == "constant")
-    assert constant == tuple(drawn.module.own.tolist())
-
-
-def test_a_constructor_that_looks_at_its_weights_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    python = _LAYERS.format(use="").replace(
-        "self.own = torch.randn(2)", "assert float(self.wide.weight.detach().abs().max()) > 0.01"
-    )
-    spec = spec_of(python, {"x": [2, 2048]})
-    monkeypatch.setattr(torch, "empty", torch.zeros)  # what is left undrawn is known
-    assert load_reference(spec, spec.cases[0], 0, undrawn=True).drawn
-
-
 @pytest.mark.parametrize(
     "python",
     [
@@ -480,6 +436,42 @@ def test_a_constructor_that_looks_at_its_weights_draws_them(monkeypatch: pytest.
 )
 def test_a_reference_is_looked_at_without_its_data(python: str) -> None:
     spec = spec_of(python, {"x": [1 << 24, 1 << 24]})  # 1 PiB
+    assert load_reference(spec, spec.cases[0], 0).random_inputs == ()
+
+
+def test_a_tensor_that_pruning_left_is_copied_with_its_module() -> None:
+    pruned = "self.linear = torch.nn.utils.prune.random_unstructured(self.linear, 'weight', 0.5)"
+    python = LINEAR.replace("self.drop = torch.nn.Dropout(0.25)", pruned).replace("self.drop(", "(")
+    spec = spec_of("import torch.nn.utils.prune\n" + python, {"x": [3, 8]}, init={"n": 8})
+    reference = load_reference(spec, spec.cases[0], 0)
+    double = in_float64(reference)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(double.call(x), reference.call(x).double())
+
+
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_recurrent_layers_are_looked_at_whole(layer: str, batch_first: bool) -> None:
+    """What draws after one has the shape that the layer's result has."""
+    python = f"""
+import torch
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.r = torch.nn.{layer}(4, 6, 2, bidirectional=True, batch_first={batch_first})
+    def forward(self, x):
+        y, state = self.r(x)
+        h = state[0] if isinstance(state, tuple) else state
+        return torch.rand_like(y) + y, torch.rand_like(h)
+"""
+    spec = spec_of(python, {"x": [3, 5, 4]})
+    shapes = [s.shape for s in load_reference(spec, spec.cases[0], 0).random_inputs]
+    assert shapes == [(3, 5, 12), (4, 3 if batch_first else 5, 6)]
+
+
+def test_a_reference_with_control_flow_as_an_operator_runs() -> None:
+    python = "import torch\ndef f(x): return torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))"
+    spec = spec_of(python, {"x": [4]})
     assert load_reference(spec, spec.cases[0], 0).random_inputs == ()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -29,6 +30,10 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "branch": (_branches, "_local_scalar_dense"),
     "mask": (lambda x: x[x > 0], "nonzero"),
     "item": (lambda x: x * x.sum().item(), "_local_scalar_dense"),
+    "array": (lambda x: torch.from_numpy(x.numpy() + 1), "Tensor.numpy"),
+    "array_by_its_protocol": (lambda x: x * float(numpy.asarray(x).sum()), "Tensor.__array__"),
+    "list": (lambda x: x * x.tolist()[0], "Tensor.tolist"),
+    "cond": (lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)), "cond"),
     "complex": (lambda x: torch.fft.fft(x), "complex64"),
 }
 
@@ -119,3 +124,20 @@ def test_a_plain_tensor_that_is_overwritten_does_not_matter(check: Any) -> None:
     assert module.state is kept
     assert len(graph.outputs) == 1
     torch.testing.assert_close(module(x), want)
+
+
+class _Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = torch.nn.Embedding(7, 5)
+        self.out = torch.nn.Linear(5, 7)
+        self.out.weight = self.words.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.words(x))
+
+
+def test_a_shared_parameter_has_all_names_that_the_state_dict_gives_it(check: Any) -> None:
+    module = _Tied()
+    program = check(module, [torch.tensor([[1, 2], [3, 6]])])
+    assert {b.source for b in program.params()} == set(module.state_dict())

@@ -103,6 +103,18 @@ def test_infinite_factors_of_a_sum_give_what_they_gave(sign: float) -> None:
     torch.testing.assert_close(run_program(program, [x, w], {}), function(x, w), equal_nan=True)
 
 
+def test_a_mean_of_a_convolution_with_an_infinite_weight_is_what_it_was() -> None:
+    weight = FILTER.clone()
+    weight[0, 0, 0, 0] = math.inf
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, w, padding=1).mean((2, 3))
+
+    program = synthesise(_graph(function, [IMAGE, weight]), "case").program
+    got = run_program(program, [IMAGE, weight], {})
+    torch.testing.assert_close(got, function(IMAGE, weight), rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
 def test_a_product_that_is_also_read_is_kept() -> None:
     graph = _graph(lambda x, w: (x @ w, (x @ w).sum(1)), [X, W])
     assert not _calls("mm")(graph)

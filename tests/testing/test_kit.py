@@ -71,6 +71,21 @@ def test_the_command_writes_the_result(toy: Path, tmp_path: Path, capsys: pytest
     assert "toy on Toy 1 (toy:0) is conformant: 2 passed, evidence: simulated" in capsys.readouterr().out
 
 
+def test_what_a_plugin_prints_is_not_in_the_json(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "chatty.py").write_text(
+        "from kevolve_toy.plugin import MANIFEST, ToyBackend\nfrom kevolve_core.registry import hookimpl\n\n"
+        "def make(options):\n    print('hello from the vendor')\n    return ToyBackend()\n\n"
+        "@hookimpl\ndef kevolve_register(registry):\n    registry.add_backend(MANIFEST, make)\n"
+    )
+    toy.write_text(f'schema = 1\n[plugins.toy]\npath = "{tmp_path / "chatty.py"}"\n')
+    code = run(["conformance", "toy", "--plugins", str(toy), "--check", "manifest.valid", "--json", "-"])
+    printed = capsys.readouterr()
+    assert (code, json.loads(printed.out)["conformant"]) == (0, True)
+    assert "hello from the vendor" in printed.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
