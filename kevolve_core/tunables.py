@@ -237,8 +237,8 @@ def _constraints(node: ast.expr | None, names: tuple[str, ...], where: str) -> t
 def _constraint(text: str, names: tuple[str, ...], where: str) -> Constraint:
     try:
         body = syntax.parse(text, mode="eval").body
-    except SyntaxError as error:
-        raise _refused("a constraint of a tunable is no expression", text, where) from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: too deep
+        raise _refused("a constraint of a tunable is no expression", text[:80], where) from error
     for node in ast.walk(body):
         if isinstance(node, ast.Name) and node.id not in names and node.id not in _CALLS:
             raise _refused("a constraint names something that is no tunable", node.id, f"{where}: {text}")
@@ -246,12 +246,12 @@ def _constraint(text: str, names: tuple[str, ...], where: str) -> Constraint:
     def holds(point: Point) -> bool:
         try:
             return bool(_evaluated(body, point))
-        except (ArithmeticError, TypeError):  # such a point cannot be meant
+        except (ArithmeticError, TypeError, RecursionError):  # such a point cannot be meant
             return False
 
     try:
         _evaluated(body, dict.fromkeys(names, 1))
-    except (ArithmeticError, TypeError):
+    except (ArithmeticError, TypeError, RecursionError):
         pass  # at another point it may have a value
     except NotImplementedError as error:
         raise _refused(
@@ -267,7 +267,10 @@ def _evaluated(node: ast.expr, point: Point) -> Any:
         case ast.Name(id=name) if name in point:
             return point[name]
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            return _BINARY[type(op)](_evaluated(left, point), _evaluated(right, point))
+            terms = [_evaluated(left, point), _evaluated(right, point)]
+            if any(isinstance(term, str) for term in terms):
+                raise TypeError("arithmetic is of numbers")  # a word times a number is a long word
+            return _BINARY[type(op)](*terms)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluated(operand, point)
         case ast.UnaryOp(op=ast.Not(), operand=operand):

@@ -19,6 +19,15 @@ __all__ = ["PRESETS", "ROLES", "Mix", "ModelConfig", "ModelRef", "ProviderConfig
 ROLES = ("draft", "repair", "improve", "port", "mend")
 
 
+#: Members of a request's body that are Kevolve's own: caps are computed from them, transcripts name them.
+_OWN = frozenset(
+    ["model", "messages", "input", "instructions", "system", "stream", "stream_options", "store", "n",
+     "best_of", "max_tokens", "max_output_tokens", "max_completion_tokens", "temperature", "api_key"]
+)  # fmt: skip
+_OWN_MEND = {"temperature": "set temperature beside extra", "api_key": "use key_env or key_command"}
+_LIMITS = ("max_tokens", "max_output_tokens", "max_completion_tokens")
+
+
 @frozen
 class ModelConfig:
     """One model of a provider.
@@ -29,7 +38,8 @@ class ModelConfig:
         price_in, price_out: money for a million tokens; None where it is not known, which a money budget
             refuses.
         temperature: None leaves the server's default.
-        extra: members of the request's body, as the server takes them.
+        extra: further members of the request's body, as the server takes them. Raises ConfigError for one
+            that Kevolve sets: a cap would be computed from another number than the server's.
     """
 
     context_tokens: int = 32_768  # the least among current open models of use for code (estimated)
@@ -38,6 +48,16 @@ class ModelConfig:
     price_out: float | None = None
     temperature: float | None = None
     extra: Mapping[str, Any] = field(factory=dict, converter=freeze, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        for name in sorted(_OWN.intersection(self.extra)):
+            mend = "set max_output_tokens beside extra" if name in _LIMITS else _OWN_MEND.get(name)
+            raise ConfigError(
+                "a model's extra holds what Kevolve sets itself",
+                got=name,
+                where="extra",
+                mend=mend or "leave it out",
+            )
 
     @property
     def priced(self) -> bool:

@@ -136,7 +136,13 @@ def _check_url(url: str, where: str) -> None:
 def _model(table: Any, file: str, key: str) -> ModelConfig:
     table = dict(_checked(table, dict, file, key))
     _known(table, list(fields_dict(ModelConfig)), file, key)
-    made = ModelConfig(**_values(table, file, key))
+    try:
+        made = ModelConfig(**_values(table, file, key))
+    except ConfigError as error:
+        raise ConfigError(
+            error.what, got=error.got, where=error.where if error.where != "extra" else f"{file}:{key}.extra",
+            mend=error.mend,
+        ) from error  # fmt: skip
     if made.context_tokens <= made.max_output_tokens:
         raise ConfigError(
             "a model's context must hold more than its reply",

@@ -98,3 +98,20 @@ def test_reading_a_declaration_runs_nothing() -> None:
     text = ENTRY.replace('"BLOCK * WARPS <= 1024"', "\"__import__('os').system('false') == 0\"")
     with pytest.raises(ConfigError, match="no tunable"):
         declared(kernel(text))
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        "+".join(["WARPS"] * 5000) + " > 0",
+        "(" * 3000 + "1" + ")" * 3000,
+        "MODE * 99999999999 == 'b'",
+        "'\\x00'",
+    ],
+    ids=["long", "deep", "a long word", "a null byte"],
+)
+def test_a_constraint_that_cannot_be_computed_is_refused_and_not_tried(constraint: str) -> None:
+    """A model wrote it, and this process reads it."""
+    text = ENTRY.replace("MODE == 'a' or WARPS == 4", constraint)
+    with pytest.raises(ConfigError, match=r"no expression|break a constraint|no literal"):
+        declared(kernel(text))

@@ -196,6 +196,10 @@ def test_a_file_describes_providers_models_and_mix(tmp_path: Path) -> None:
         ("[providers.openai]\nbase_url = 'https://me:pw@h/v1'\n", "carries a user, a password or a query"),
         ("[providers.openai]\nattempts = 0\n", "providers.openai.attempts"),
         ("[providers.openai.models.m]\ncontext_tokens = 100\n", "must hold more than its reply"),
+        (
+            "[providers.openai.models.m]\nextra = {max_completion_tokens = 9}\n",
+            "holds what Kevolve sets itself",
+        ),
         ("[mix]\ndraught = 'openai:m'\n", "there is no role 'draught'"),
         ("[mix]\ndraft = 'm'\n", "a model is named PROVIDER:MODEL"),
         ("providers = [", "is not TOML"),
