@@ -253,7 +253,9 @@ class CheckRole:
         if structure != got_structure:
             return "the result has another tree structure"
         for k, (mine, theirs, exact) in enumerate(zip(got, eager, expected, strict=True)):
-            if not isinstance(theirs, torch.Tensor) and mine == theirs:
+            if not isinstance(theirs, torch.Tensor):
+                if isinstance(mine, torch.Tensor) or mine != theirs:
+                    return f"output {k} differs"
                 continue
             if not isinstance(mine, torch.Tensor) or describe(mine) != describe(theirs):
                 return f"output {k} has another type"
